@@ -1,0 +1,183 @@
+package commands
+
+// This file stands at the command: creating an agent under a name of its own, and everything later on its stream.
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/agent"
+	"github.com/nidohq/nido/domain/host"
+)
+
+// Agents runs the commands on agents and on the hosts under which they are reached.
+type Agents struct {
+	agents Handler[agent.Command, agent.Event, agent.State]
+	hosts  Handler[host.Command, host.Event, host.State]
+}
+
+// NewAgents wires the handlers.
+func NewAgents(store Store) *Agents {
+	return &Agents{
+		agents: Handler[agent.Command, agent.Event, agent.State]{Store: store, Aggregate: agent.Aggregate},
+		hosts:  Handler[host.Command, host.Event, host.State]{Store: store, Aggregate: host.Aggregate},
+	}
+}
+
+// CreateAgent asks for an agent. An empty Slug is derived from the name.
+type CreateAgent struct {
+	Slug     string
+	Settings agent.Settings
+}
+
+// Create claims the slug, creates the agent and binds the slug to it. Whoever stops in between leaves a claim that
+// the sweeper finishes or gives back; a retry with the same inputs goes on where it stopped.
+func (a *Agents) Create(ctx context.Context, meta Meta, in CreateAgent) (id string, err error) {
+	id = meta.Inputs.ID("agt")
+	create := agent.Create{Created: agent.Created{Account: meta.Account, Slug: in.Slug, Settings: in.Settings}}
+	if _, err := agent.Aggregate.Decider.Decide(create, agent.State{}); err != nil {
+		return "", err // before a slug is taken for nothing
+	}
+	if create.Slug, err = a.claim(ctx, meta, id, in); err != nil {
+		return "", err
+	}
+	created, err := a.agents.Handle(ctx, id, "create", meta, create)
+	if err != nil {
+		return "", err
+	}
+	if err := a.bind(ctx, meta, created.State.Slug, id); err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// claim takes the wanted slug, or the first free of those that the name suggests.
+func (a *Agents) claim(ctx context.Context, meta Meta, id string, in CreateAgent) (string, error) {
+	wanted := []string{in.Slug}
+	if in.Slug == "" {
+		wanted = suggestions(in.Settings.Name, meta.Inputs)
+	}
+	var err error
+	for _, slug := range wanted {
+		_, err = a.hosts.Handle(ctx, slug, "claim", meta, host.Claim{Slug: slug, Account: meta.Account, Agent: id})
+		if err == nil {
+			return slug, nil
+		}
+		if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || refusal.Code != "slug_taken" {
+			return "", err
+		}
+	}
+	return "", err
+}
+
+// bind routes the slug to the agent, which exists by now. Where a sweeper has given the claim back in the meantime the
+// slug is claimed once more; if it is gone, the agent, which nobody can have seen under its name, is deleted again.
+func (a *Agents) bind(ctx context.Context, meta Meta, slug, id string) error {
+	_, err := a.hosts.Handle(ctx, slug, "bind", meta, host.Bind{Agent: id})
+	if _, refused := errors.AsType[*domain.Refusal](err); !refused {
+		return err
+	}
+	_, err = a.hosts.Handle(ctx, slug, "claim again", meta, host.Claim{Slug: slug, Account: meta.Account, Agent: id})
+	if err == nil {
+		_, err = a.hosts.Handle(ctx, slug, "bind again", meta, host.Bind{Agent: id})
+	}
+	if _, refused := errors.AsType[*domain.Refusal](err); !refused {
+		return err
+	}
+	if _, deleted := a.agents.Handle(ctx, id, "withdraw", meta, agent.Delete{Account: meta.Account}); deleted != nil {
+		return errors.Join(err, deleted)
+	}
+	return err
+}
+
+// Configure changes an agent's settings.
+func (a *Agents) Configure(ctx context.Context, meta Meta, id string, changes agent.Changes) error {
+	_, err := a.agents.Handle(ctx, id, "configure", meta, agent.Configure{Account: meta.Account, Changes: changes})
+	return err
+}
+
+// Restore gives an agent the settings of an earlier version again, as a new version.
+func (a *Agents) Restore(ctx context.Context, meta Meta, id string, version int, settings agent.Settings) error {
+	restore := agent.Configure{Account: meta.Account, Changes: agent.Replace(settings), Restores: version}
+	_, err := a.agents.Handle(ctx, id, "restore", meta, restore)
+	return err
+}
+
+// Pause stops an agent from answering.
+func (a *Agents) Pause(ctx context.Context, meta Meta, id string) error {
+	_, err := a.agents.Handle(ctx, id, "pause", meta, agent.Pause{Account: meta.Account})
+	return err
+}
+
+// Resume lets it answer again.
+func (a *Agents) Resume(ctx context.Context, meta Meta, id string) error {
+	_, err := a.agents.Handle(ctx, id, "resume", meta, agent.Resume{Account: meta.Account})
+	return err
+}
+
+// Delete ends an agent and frees its slug. The agent goes first: a freed name must never route to it.
+func (a *Agents) Delete(ctx context.Context, meta Meta, id string) error {
+	deleted, err := a.agents.Handle(ctx, id, "delete", meta, agent.Delete{Account: meta.Account})
+	if err != nil {
+		return err
+	}
+	_, err = a.hosts.Handle(ctx, deleted.State.Slug, "release", meta, host.Release{Agent: id})
+	return err
+}
+
+// FinishClaim ends a claim that its creator left behind: the slug is bound if the agent was created after all, and
+// given back otherwise. The agent's own stream is asked, under a commit-free snapshot of it.
+func (a *Agents) FinishClaim(ctx context.Context, meta Meta, slug, id string) error {
+	snapshot, err := a.agents.Streams.Load(ctx, agent.Aggregate.Stream(id), meta.Inputs.Command("finish"))
+	if err != nil {
+		return err
+	}
+	state, err := agent.Aggregate.DecodeState(snapshot.State)
+	if err != nil {
+		return err
+	}
+	if state.Status == agent.Active || state.Status == agent.Halted {
+		_, err = a.hosts.Handle(ctx, slug, "finish", meta, host.Bind{Agent: id})
+		return err
+	}
+	_, err = a.hosts.Handle(ctx, slug, "finish", meta, host.Sweep{Agent: id})
+	return err
+}
+
+// suggestions turns a name into slugs: the plain one, and ones with a random ending in case it is taken.
+func suggestions(name string, inputs Inputs) []string {
+	stem := slugify(name)
+	ending := func(length int) string { return strings.TrimPrefix(inputs.ID("slug"), "slug_")[:length] }
+	if stem == "" {
+		return []string{"agent-" + ending(8), "agent-" + ending(16)}
+	}
+	return []string{stem, stem + "-" + ending(4), stem + "-" + ending(12)}
+}
+
+// slugify keeps a name's letters and digits without their accents, in lower case, joined by hyphens.
+func slugify(name string) string {
+	const room = 63 - 13 // a DNS label less the longest ending
+	var slug strings.Builder
+	hyphen := false
+	for _, r := range norm.NFKD.String(strings.ToLower(name)) {
+		switch {
+		case r >= 'a' && r <= 'z' || r >= '0' && r <= '9':
+			if hyphen && slug.Len() > 0 {
+				slug.WriteByte('-')
+			}
+			hyphen = false
+			slug.WriteRune(r)
+		case !unicode.Is(unicode.Mn, r): // an accent that NFKD has split off leaves no trace
+			hyphen = true
+		}
+		if slug.Len() >= room {
+			break
+		}
+	}
+	return strings.TrimSuffix(slug.String(), "-")
+}

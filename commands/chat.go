@@ -1,0 +1,202 @@
+package commands
+
+// This file stands at the chat turn: a message comes in, the model is asked while the commit is on its way, and the
+// reply becomes the turn's one end.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/agent"
+	"github.com/nidohq/nido/domain/conversation"
+)
+
+// ErrStale means that the conversation moved on between the read that a turn was based on and its commit. The caller
+// reads again and sends again.
+var ErrStale = errors.New("the conversation moved on")
+
+// ErrClientGone is the cancellation cause of a turn whose client went away.
+var ErrClientGone = errors.New("the client went away")
+
+// ChatConfig is what a chat needs to know.
+type ChatConfig struct {
+	Boot         string        // this process' boot id, which its turns carry
+	TotalTimeout time.Duration // of a turn; past it anybody may end it. Default 5 minutes
+	EndTimeout   time.Duration // for getting an end accepted while the client waits. Default 15 seconds
+	Clock        Clock         // default time.Now
+	Logger       *slog.Logger
+}
+
+// Chat runs turns.
+type Chat struct {
+	ChatConfig
+	handler  Handler[conversation.Command, conversation.Event, conversation.State]
+	keyring  Keyring
+	model    Model
+	closings *closings
+}
+
+// NewChat wires a chat.
+func NewChat(config ChatConfig, store Store, keyring Keyring, model Model) *Chat {
+	if config.TotalTimeout == 0 {
+		config.TotalTimeout = 5 * time.Minute
+	}
+	if config.EndTimeout == 0 {
+		config.EndTimeout = 15 * time.Second
+	}
+	if config.Clock == nil {
+		config.Clock = time.Now
+	}
+	return &Chat{
+		ChatConfig: config,
+		handler:    Handler[conversation.Command, conversation.Event, conversation.State]{Store: store, Aggregate: conversation.Aggregate},
+		keyring:    keyring, model: model, closings: &closings{cancels: map[int]context.CancelFunc{}},
+	}
+}
+
+// Turn is a message and everything that one query knew about where it goes.
+type Turn struct {
+	Conversation string          // the client's id for it
+	Mac          string          // of that id
+	Snapshot     domain.Snapshot // of the conversation's stream
+	History      []SealedMessage // oldest first
+	DataKey      DataKey         // the conversation's, nil if it is new
+	AgentID      string
+	Settings     agent.Settings
+	Text         string
+	Metadata     map[string]string // kept with a new conversation
+}
+
+// SealedMessage is an earlier message as the read model has it.
+type SealedMessage struct {
+	Role Role
+	Text domain.Sealed
+}
+
+// Reply is the answer to a turn.
+type Reply struct {
+	Turn           string
+	MessageID      string
+	ConversationID string
+	Text           string
+	Model          string
+	Usage          conversation.Usage
+	FirstReply     time.Duration // from the message to the first token
+	CreatedAt      time.Time
+	DataKey        DataKey // the conversation's, for the request log
+}
+
+// Send runs one turn and answers once its end has been accepted. It returns a *domain.Refusal (conversation_busy),
+// ErrStale, a *ModelError, or an error that wraps ErrUnknownOutcome or ErrUnavailable. A cancelled context ends the
+// upstream call and, with it, the turn.
+func (c *Chat) Send(ctx context.Context, meta Meta, turn Turn) (Reply, error) {
+	open, err := c.prepare(ctx, meta, turn)
+	if err != nil {
+		return Reply{}, err
+	}
+	upstream, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	upstream, expire := context.WithTimeout(upstream, c.TotalTimeout)
+	defer expire()
+	generated := make(chan generation, 1)
+	go func() { generated <- generate(upstream, c.model, open.prompt, c.Clock) }()
+
+	// The message is durable whether or not its client still waits.
+	accepted, err := c.handler.Commit(context.WithoutCancel(ctx), open.decision.Commit)
+	switch {
+	case err != nil:
+		stop(err)
+		<-generated
+		c.abandon(ctx, open)
+		return Reply{}, err
+	case !accepted:
+		stop(ErrStale)
+		<-generated
+		return Reply{}, ErrStale
+	}
+	return c.close(ctx, open, <-generated)
+}
+
+// opening is a turn that has been decided and not been ended.
+type opening struct {
+	meta     Meta
+	turn     Turn
+	id       string // of the turn
+	stream   string // the stream's name
+	key      DataKey
+	prompt   Prompt
+	decision Decision[conversation.Event, conversation.State]
+}
+
+func (c *Chat) prepare(ctx context.Context, meta Meta, turn Turn) (*opening, error) {
+	open := &opening{meta: meta, turn: turn, id: meta.Inputs.ID("turn"), stream: turn.AgentID + "." + turn.Mac, key: turn.DataKey}
+	known, err := c.handler.Know(turn.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	if known.State.Turn != nil { // before a key is made or anything sealed; the decider says the same
+		_, err := c.handler.Decide(known, open.stream, "receive", meta, conversation.Receive{MessageReceived: conversation.MessageReceived{Turn: open.id}})
+		return nil, err
+	}
+	if open.key == nil {
+		if open.key, err = c.keyring.Create(ctx, string(c.handler.Aggregate.Stream(open.stream))); err != nil {
+			return nil, fmt.Errorf("make the conversation's data key: %w: %w", ErrUnavailable, err)
+		}
+	}
+	if open.prompt, err = open.newPrompt(); err != nil {
+		return nil, err
+	}
+	receive, err := c.receive(open)
+	if err != nil {
+		return nil, err
+	}
+	open.decision, err = c.handler.Decide(known, open.stream, "receive", meta, receive)
+	if err == nil && open.decision.Settled() {
+		return nil, ErrStale // committed before: the caller's next look finds the turn
+	}
+	return open, err
+}
+
+func (c *Chat) receive(open *opening) (conversation.Receive, error) {
+	meta, turn := open.meta, open.turn
+	var metadata domain.Sealed
+	if len(turn.Metadata) > 0 {
+		plain, err := json.Marshal(turn.Metadata)
+		if err != nil {
+			return conversation.Receive{}, fmt.Errorf("encode metadata: %w", err)
+		}
+		metadata = open.key.Seal(plain)
+	}
+	return conversation.Receive{
+		Start: conversation.Started{
+			Account: meta.Account, Agent: turn.AgentID, Key: open.key.ID(),
+			ID: open.key.Seal([]byte(turn.Conversation)), IDMAC: turn.Mac, Metadata: metadata,
+		},
+		MessageReceived: conversation.MessageReceived{
+			Turn: open.id, Message: meta.Inputs.ID("msg"), Text: open.key.Seal([]byte(turn.Text)), Boot: c.Boot,
+			Received: meta.Inputs.Now, Deadline: meta.Inputs.Now.Add(c.TotalTimeout),
+		},
+	}, nil
+}
+
+func (o *opening) newPrompt() (Prompt, error) {
+	settings := o.turn.Settings
+	prompt := Prompt{
+		Model: settings.Model, Instructions: settings.Instructions, Temperature: settings.Temperature,
+		MaxOutputTokens: settings.MaxOutputTokens, Messages: make([]Message, 0, len(o.turn.History)+1),
+	}
+	for _, earlier := range o.turn.History {
+		plain, err := o.key.Open(earlier.Text)
+		if err != nil {
+			return Prompt{}, fmt.Errorf("open an earlier message: %w", err)
+		}
+		prompt.Messages = append(prompt.Messages, Message{Role: earlier.Role, Text: string(plain)})
+	}
+	prompt.Messages = append(prompt.Messages, Message{Role: User, Text: o.turn.Text})
+	return prompt, nil
+}

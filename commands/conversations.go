@@ -1,0 +1,32 @@
+package commands
+
+// This file stands at the command: resolving and reopening conversations. Their turns are in chat.go.
+
+import (
+	"context"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/conversation"
+)
+
+// Conversations runs the commands on conversations between their turns.
+type Conversations struct {
+	handler Handler[conversation.Command, conversation.Event, conversation.State]
+}
+
+// NewConversations wires the handler.
+func NewConversations(store Store) *Conversations {
+	return &Conversations{Handler[conversation.Command, conversation.Event, conversation.State]{Store: store, Aggregate: conversation.Aggregate}}
+}
+
+// Resolve says that a conversation needs nothing more.
+func (c *Conversations) Resolve(ctx context.Context, meta Meta, stream domain.StreamID) error {
+	_, err := c.handler.Handle(ctx, stream.Name(), "resolve", meta, conversation.Resolve{Account: meta.Account, At: meta.Inputs.Now})
+	return err
+}
+
+// Reopen takes that back.
+func (c *Conversations) Reopen(ctx context.Context, meta Meta, stream domain.StreamID) error {
+	_, err := c.handler.Handle(ctx, stream.Name(), "reopen", meta, conversation.Reopen{Account: meta.Account, At: meta.Inputs.Now})
+	return err
+}

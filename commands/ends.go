@@ -1,0 +1,174 @@
+package commands
+
+// This file stands at the end of a chat turn: exactly one of completed, failed and cancelled, whoever writes it.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/conversation"
+)
+
+// Interrupted is the code of a turn that was ended because nobody worked on it any more.
+const Interrupted = "interrupted"
+
+// close gives an accepted turn its end, and answers once that is accepted.
+func (c *Chat) close(ctx context.Context, open *opening, said generation) (Reply, error) {
+	end, failure := c.end(ctx, open, said)
+	known := Known[conversation.State]{State: open.decision.State, Version: open.decision.Version}
+	waiting, giveUp := context.WithTimeout(context.WithoutCancel(ctx), c.EndTimeout)
+	defer giveUp()
+	err := c.untilAccepted(waiting, open, &known, end)
+	switch refusal, refused := errors.AsType[*domain.Refusal](err); {
+	case refused && refusal.Code == "turn_closed":
+		// Only a sweeper ends another's turn, and only as interrupted.
+		return Reply{}, &ModelError{Code: Interrupted, Retryable: true, Err: err}
+	case err != nil:
+		c.later(ctx, open, end)
+		return Reply{}, err
+	case failure != nil:
+		return Reply{}, failure
+	}
+	return Reply{
+		Turn: open.id, MessageID: open.replyID(), ConversationID: open.turn.Conversation, Text: said.text, Model: said.model,
+		Usage: said.usage, FirstReply: said.first, CreatedAt: end.(conversation.Complete).At, DataKey: open.key,
+	}, nil
+}
+
+// end says what a generation means for its turn, and what its caller gets to hear if it is not a reply.
+func (c *Chat) end(ctx context.Context, open *opening, said generation) (conversation.Command, error) {
+	now := c.Clock().UTC().Truncate(time.Microsecond)
+	text := open.key.Seal([]byte(said.text))
+	failed := func(code string) conversation.Command {
+		return conversation.Fail{ReplyFailed: conversation.ReplyFailed{
+			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage, Code: code, At: now,
+		}}
+	}
+	modelError, ok := errors.AsType[*ModelError](said.err)
+	switch {
+	case said.err == nil:
+		return conversation.Complete{ReplyCompleted: conversation.ReplyCompleted{
+			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage,
+			FirstReply: said.first, FullReply: said.full, At: now,
+		}}, nil
+	case ctx.Err() != nil:
+		return conversation.Cancel{ReplyCancelled: conversation.ReplyCancelled{
+			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage, At: now,
+		}}, ErrClientGone
+	case errors.Is(said.err, context.DeadlineExceeded):
+		return failed("upstream_timeout"), &ModelError{Code: "upstream_timeout", Retryable: true, Err: said.err}
+	case ok:
+		return failed(modelError.Code), modelError
+	}
+	return failed("upstream_error"), &ModelError{Code: "upstream_error", Retryable: true, Err: said.err}
+}
+
+func (o *opening) replyID() string { return o.meta.Inputs.ID("msg", " reply") }
+
+// untilAccepted sends an end until the log has accepted it or the turn is found closed. known, if not nil, saves the
+// first look.
+func (c *Chat) untilAccepted(ctx context.Context, open *opening, known *Known[conversation.State], end conversation.Command) error {
+	meta := open.meta
+	meta.Inputs.Now = c.Clock().UTC().Truncate(time.Microsecond)
+	_, err := c.handler.attempt(ctx, open.stream, "end", meta, end, known)
+	for pause := 20 * time.Millisecond; retryable(err); pause = min(2*pause, time.Second) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("end the turn: %w", err)
+		case <-time.After(pause):
+		}
+		_, err = c.handler.Handle(ctx, open.stream, "end", meta, end)
+	}
+	return err
+}
+
+func retryable(err error) bool {
+	return errors.Is(err, ErrUnknownOutcome) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrConflict)
+}
+
+// later goes on ending a turn whose client has been told that the outcome is unknown, until the turn's deadline, when
+// any sweeper may end it.
+func (c *Chat) later(ctx context.Context, open *opening, end conversation.Command) {
+	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {
+		err := c.untilAccepted(ctx, open, nil, end)
+		if refusal, ok := errors.AsType[*domain.Refusal](err); err != nil && (!ok || refusal.Code != "turn_closed") {
+			c.Logger.ErrorContext(ctx, "turn left to the sweeper", "turn", open.id, "error", err)
+		}
+	})
+}
+
+// abandon ends a turn whose message may or may not have reached the log. While the turn is not to be seen, the message
+// may still be on its way to the fold; so it is looked for until the turn's deadline, when any sweeper may end it.
+func (c *Chat) abandon(ctx context.Context, open *opening) {
+	end := conversation.Fail{ReplyFailed: conversation.ReplyFailed{
+		Turn: open.id, Message: open.replyID(), Text: open.key.Seal(nil), Model: open.prompt.Model, Code: Interrupted,
+		At: c.Clock().UTC().Truncate(time.Microsecond),
+	}}
+	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {
+		for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+			known, err := c.handler.load(ctx, open.stream, "end", open.meta)
+			if err == nil && c.settled(ctx, open, known, end) {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+		}
+	})
+}
+
+// settled ends the abandoned turn if its message has arrived, and reports whether it has no open end any more. A stream
+// that stands beyond the base has decided about the message, whichever way.
+func (c *Chat) settled(ctx context.Context, open *opening, known Known[conversation.State], end conversation.Command) bool {
+	if known.State.Turn != nil && known.State.Turn.ID == open.id {
+		return c.untilAccepted(ctx, open, &known, end) == nil
+	}
+	return known.Version > open.decision.Commit.Base
+}
+
+// closings are the ends that outlive their requests.
+type closings struct {
+	running sync.WaitGroup
+	mu      sync.Mutex
+	next    int
+	cancels map[int]context.CancelFunc
+	closed  bool
+}
+
+// start works in the background for at most limit, until Close.
+func (c *closings) start(ctx context.Context, limit time.Duration, work func(context.Context)) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		cancel()
+		return
+	}
+	id := c.next
+	c.next++
+	c.cancels[id] = cancel
+	c.running.Go(func() {
+		work(ctx)
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.cancels, id)
+	})
+}
+
+// Close gives up the ends that are still being tried and waits for that; the sweeper takes over.
+func (c *Chat) Close() {
+	c.closings.mu.Lock()
+	c.closings.closed = true
+	for _, cancel := range c.closings.cancels {
+		cancel()
+	}
+	c.closings.mu.Unlock()
+	c.closings.running.Wait()
+}

@@ -1,0 +1,69 @@
+package commands
+
+// This file stands at the command: issuing keys, whose text exists only in the answer, and revoking them.
+
+import (
+	"context"
+	"time"
+
+	"github.com/nidohq/nido/domain/apikey"
+)
+
+// Keys runs the commands on API keys.
+type Keys struct {
+	keys Handler[apikey.Command, apikey.Event, apikey.State]
+}
+
+// NewKeys wires the handler.
+func NewKeys(store Store) *Keys {
+	return &Keys{keys: Handler[apikey.Command, apikey.Event, apikey.State]{Store: store, Aggregate: apikey.Aggregate}}
+}
+
+// IssueKey asks for a key.
+type IssueKey struct {
+	Name        string
+	Environment string // "live" or "test"
+	Scopes      []apikey.Scope
+	AgentIDs    []string
+	ExpiresAt   time.Time
+	IPAllow     []string
+	Metadata    map[string]string
+	Issuer      apikey.Grant // what the key that asks may do itself
+	IssuedBy    string       // its public id
+}
+
+// IssuedKey is the one sight of a new key.
+type IssuedKey struct {
+	ID  string // the public id
+	Key string
+}
+
+// Issue makes a key. The same inputs make the same key, so that a retry can show it once more.
+func (k *Keys) Issue(ctx context.Context, meta Meta, in IssueKey) (IssuedKey, error) {
+	key, err := newKey(meta.Inputs, in.Environment)
+	if err != nil {
+		return IssuedKey{}, err
+	}
+	_, err = k.keys.Handle(ctx, key.PublicID, "issue", meta, apikey.Issue{
+		Issued: apikey.Issued{
+			Account: meta.Account, Name: in.Name, Environment: in.Environment, Hash: key.Hash(), Hint: key.Hint(),
+			Scopes: in.Scopes, AgentIDs: in.AgentIDs, ExpiresAt: in.ExpiresAt, IPAllow: in.IPAllow, Metadata: in.Metadata,
+			IssuedBy: in.IssuedBy,
+		},
+		Issuer: in.Issuer, Now: meta.Inputs.Now,
+	})
+	if err != nil {
+		return IssuedKey{}, err
+	}
+	return IssuedKey{ID: key.PublicID, Key: key.Reveal()}, nil
+}
+
+// Revoke ends a key. Once it has returned, no node accepts the key again.
+func (k *Keys) Revoke(ctx context.Context, meta Meta, id, reason string) error {
+	_, err := k.keys.Handle(ctx, id, "revoke", meta, apikey.Revoke{Account: meta.Account, Reason: reason})
+	return err
+}
+
+func newKey(inputs Inputs, environment string) (apikey.Key, error) {
+	return apikey.Compose(environment, append(inputs.Bytes("key, first half"), inputs.Bytes("key, second half")...))
+}

@@ -1,0 +1,61 @@
+package commands
+
+// This file stands in the chat turn: what it asks of a model provider.
+
+import (
+	"context"
+	"iter"
+
+	"github.com/nidohq/nido/domain/conversation"
+)
+
+// Model answers prompts. It is the one method that every provider has.
+type Model interface {
+	// Complete streams a reply. The sequence ends after the last chunk, or with one error, which is a *ModelError
+	// wherever the provider said what is wrong. Ending the loop or the context stops the upstream call at once.
+	Complete(ctx context.Context, prompt Prompt) iter.Seq2[Chunk, error]
+}
+
+// Prompt is what an agent is and what has been said so far, the newest message last.
+type Prompt struct {
+	Model           string
+	Instructions    string
+	Temperature     *float64
+	MaxOutputTokens *int
+	Messages        []Message
+}
+
+// Message is one thing said.
+type Message struct {
+	Role Role
+	Text string
+}
+
+// Role says who said it.
+type Role string
+
+// The roles.
+const (
+	User      Role = "user"
+	Assistant Role = "assistant"
+)
+
+// Chunk is the next piece of a reply. Model and Usage come with any chunk, the last one counts.
+type Chunk struct {
+	Text  string
+	Model string              // what the provider says answered
+	Usage *conversation.Usage // nil until the provider tells
+}
+
+// ModelError is a provider's failure in the API's terms.
+type ModelError struct {
+	Code      string // "upstream_error", "upstream_timeout", "upstream_rate_limited", "upstream_rejected", "model_not_found"
+	Status    int    // the provider's HTTP status, 0 if there was none
+	Retryable bool
+	Err       error // the cause, for the log; never shown to the caller
+}
+
+func (e *ModelError) Error() string { return e.Code + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *ModelError) Unwrap() error { return e.Err }

@@ -1,0 +1,232 @@
+package commands
+
+// This file stands behind the chat turn: the policy that ends what its own node cannot end any more. It looks at turns
+// of nodes that have stopped beating, turns past their deadline, and claims on slugs that nobody finished.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/conversation"
+)
+
+// Boot is a process' life sign: a number that it raises every few seconds.
+type Boot struct {
+	ID   string
+	Beat int64
+}
+
+// Boots keeps the life signs of all nodes.
+type Boots interface {
+	Beat(ctx context.Context, id string) error
+	All(ctx context.Context) ([]Boot, error)
+	Remove(ctx context.Context, ids ...string) error
+}
+
+// LeftTurn is an open turn that somebody has to look at.
+type LeftTurn struct {
+	Stream   domain.StreamID
+	Turn     string
+	Boot     string
+	Deadline time.Time
+}
+
+// LeftClaim is a claim on a slug that was never bound.
+type LeftClaim struct {
+	Slug    string
+	Account string
+	Agent   string
+}
+
+// Leftovers finds what was left.
+type Leftovers interface {
+	// Turns returns open turns whose boot is none of the living ones or whose deadline has passed.
+	Turns(ctx context.Context, living []string, now time.Time, limit int) ([]LeftTurn, error)
+	// Claims returns claims made before a time and not bound.
+	Claims(ctx context.Context, before time.Time, limit int) ([]LeftClaim, error)
+}
+
+// SweeperConfig is how patient the sweeper is.
+type SweeperConfig struct {
+	Every      time.Duration // between two looks; default 5 seconds
+	BootDead   time.Duration // a boot unchanged for so long, as this process saw it, is dead; default 30 seconds
+	ClaimStale time.Duration // a claim unbound for so long is finished or given back; default 5 minutes
+	Clock      Clock         // default time.Now
+	Logger     *slog.Logger
+}
+
+// Sweeper is the policy. Several may run at once: what they decide goes through the streams like everything else.
+type Sweeper struct {
+	SweeperConfig
+	boots  Boots
+	left   Leftovers
+	chat   Handler[conversation.Command, conversation.Event, conversation.State]
+	agents *Agents
+	seen   map[string]sighting
+	last   time.Time // of the last look that succeeded
+}
+
+// sighting is a boot's beat and when this process first saw it. Only this process' monotonic clock judges: a boot is
+// not dead because two machines disagree about the time, nor because Postgres could not be asked for a while.
+type sighting struct {
+	beat  int64
+	since time.Time
+}
+
+// sweepBatch bounds what one look takes on.
+const sweepBatch = 500
+
+// NewSweeper wires a sweeper.
+func NewSweeper(config SweeperConfig, store Store, boots Boots, left Leftovers, agents *Agents) *Sweeper {
+	setDefault(&config.Every, 5*time.Second)
+	setDefault(&config.BootDead, 30*time.Second)
+	setDefault(&config.ClaimStale, 5*time.Minute)
+	if config.Clock == nil {
+		config.Clock = time.Now
+	}
+	return &Sweeper{
+		SweeperConfig: config, boots: boots, left: left, agents: agents, seen: map[string]sighting{},
+		chat: Handler[conversation.Command, conversation.Event, conversation.State]{Store: store, Aggregate: conversation.Aggregate},
+	}
+}
+
+func setDefault(value *time.Duration, standard time.Duration) {
+	if *value == 0 {
+		*value = standard
+	}
+}
+
+// Run sweeps until the context ends.
+func (s *Sweeper) Run(ctx context.Context) error {
+	ticker := time.NewTicker(s.Every)
+	defer ticker.Stop()
+	for {
+		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.Logger.WarnContext(ctx, "sweep", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Sweep looks once.
+func (s *Sweeper) Sweep(ctx context.Context) error {
+	now := s.Clock()
+	boots, err := s.boots.All(ctx)
+	if err != nil {
+		return fmt.Errorf("read boots: %w", err)
+	}
+	living, dead := s.judge(boots, now)
+	turns, err := s.leftTurns(ctx, living, dead, now)
+	if err != nil {
+		return fmt.Errorf("find left turns: %w", err)
+	}
+	var faults []error
+	for _, turn := range turns {
+		if err := s.interrupt(ctx, turn, now); err != nil {
+			faults = append(faults, fmt.Errorf("end turn %s: %w", turn.Turn, err))
+		}
+	}
+	claims, err := s.left.Claims(ctx, now.UTC().Add(-s.ClaimStale), sweepBatch)
+	if err != nil {
+		return errors.Join(append(faults, fmt.Errorf("find left claims: %w", err))...)
+	}
+	for _, claim := range claims {
+		if err := s.agents.FinishClaim(ctx, s.meta(claim.Account, now), claim.Slug, claim.Agent); err != nil {
+			faults = append(faults, fmt.Errorf("finish the claim on a slug: %w", err))
+		}
+	}
+	if len(faults) == 0 && len(turns) < sweepBatch && len(dead) > 0 { // nothing names these boots any more
+		faults = append(faults, s.boots.Remove(ctx, dead...))
+	}
+	return errors.Join(faults...)
+}
+
+// leftTurns finds the turns to end. A node may have booted and opened turns since the boots were read; so turns of boots
+// that were not known then are left alone if their boot is there now.
+func (s *Sweeper) leftTurns(ctx context.Context, living, dead []string, now time.Time) ([]LeftTurn, error) {
+	turns, err := s.left.Turns(ctx, living, now.UTC(), sweepBatch)
+	if err != nil || len(turns) == 0 {
+		return nil, err
+	}
+	boots, err := s.boots.All(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read boots again: %w", err)
+	}
+	return slices.DeleteFunc(turns, func(turn LeftTurn) bool {
+		exists := slices.ContainsFunc(boots, func(boot Boot) bool { return boot.ID == turn.Boot })
+		return exists && !slices.Contains(dead, turn.Boot) && now.Before(turn.Deadline)
+	}), nil
+}
+
+// judge says which boots live. Time in which nothing could be read counts for nobody's death.
+func (s *Sweeper) judge(boots []Boot, now time.Time) (living, dead []string) {
+	blind := !s.last.IsZero() && now.Sub(s.last) > 2*s.Every+time.Second
+	s.last = now
+	seen := make(map[string]sighting, len(boots))
+	for _, boot := range boots {
+		before, known := s.seen[boot.ID]
+		if !known || before.beat != boot.Beat || blind {
+			before = sighting{beat: boot.Beat, since: now}
+		}
+		seen[boot.ID] = before
+		if now.Sub(before.since) >= s.BootDead {
+			dead = append(dead, boot.ID)
+		} else {
+			living = append(living, boot.ID)
+		}
+	}
+	s.seen = seen
+	return living, dead
+}
+
+// interrupt ends a turn as interrupted. That it has had its end meanwhile is fine.
+func (s *Sweeper) interrupt(ctx context.Context, left LeftTurn, now time.Time) error {
+	snapshot, err := s.chat.Streams.Load(ctx, left.Stream, "")
+	if err != nil {
+		return err
+	}
+	known, err := s.chat.Know(snapshot)
+	if err != nil {
+		return err
+	}
+	meta := s.meta(known.State.Account, now)
+	_, err = s.chat.Handle(ctx, left.Stream.Name(), "interrupt", meta, conversation.Fail{ReplyFailed: conversation.ReplyFailed{
+		Turn: left.Turn, Message: meta.Inputs.ID("msg", " reply"), Code: Interrupted, At: meta.Inputs.Now,
+	}})
+	if refusal, ok := errors.AsType[*domain.Refusal](err); ok && refusal.Code == "turn_closed" {
+		return nil
+	}
+	if err == nil {
+		s.Logger.InfoContext(ctx, "turn interrupted", "turn", left.Turn, "boot", left.Boot)
+	}
+	return err
+}
+
+func (s *Sweeper) meta(account string, now time.Time) Meta {
+	return Meta{Account: account, Actor: domain.Actor{Kind: "system", ID: "sweeper"}, Inputs: NewInputs(now)}
+}
+
+// Beat gives life signs of a boot until the context ends.
+func Beat(ctx context.Context, boots Boots, id string, every time.Duration, log *slog.Logger) error {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if err := boots.Beat(ctx, id); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "no life sign given", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}

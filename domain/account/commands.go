@@ -1,0 +1,103 @@
+package account
+
+// This file stands at the decision: what one can ask of an account, each command with its own rule.
+
+import (
+	"strings"
+	"unicode/utf8"
+
+	"github.com/nidohq/nido/domain"
+)
+
+// MaxNameLength is the longest account name, in characters.
+const MaxNameLength = 200
+
+// Command is one of the commands below.
+type Command interface {
+	decide(State) ([]Event, error)
+}
+
+// Open starts the account.
+type Open struct {
+	Name   string
+	Plan   Plan
+	Custom Limits
+}
+
+// ChangePlan moves the account to another plan or gives it other limits of its own; both are stated whole.
+type ChangePlan struct {
+	Plan   Plan
+	Custom Limits
+}
+
+// Suspend stops every key of the account.
+type Suspend struct{ Reason string }
+
+// Resume ends a suspension.
+type Resume struct{}
+
+func (c Open) decide(s State) ([]Event, error) {
+	_, known := c.Plan.Limits()
+	switch {
+	case strings.TrimSpace(c.Name) == "":
+		return nil, domain.RefuseField("name", "invalid_request", "name must not be empty")
+	case utf8.RuneCountInString(c.Name) > MaxNameLength:
+		return nil, domain.RefuseField("name", "invalid_request", "name must have at most %d characters", MaxNameLength)
+	case !known:
+		return nil, unknownPlan(c.Plan)
+	case !c.Custom.valid():
+		return nil, negativeLimits()
+	case s.Opened && s.Name == c.Name && s.Plan == c.Plan && s.Custom == c.Custom:
+		return nil, nil
+	case s.Opened:
+		return nil, domain.Refuse("account_exists", "this account has been opened already")
+	}
+	return []Event{Opened(c)}, nil
+}
+
+func (c ChangePlan) decide(s State) ([]Event, error) {
+	_, known := c.Plan.Limits()
+	switch {
+	case !s.Opened:
+		return nil, notFound()
+	case !known:
+		return nil, unknownPlan(c.Plan)
+	case !c.Custom.valid():
+		return nil, negativeLimits()
+	case s.Plan == c.Plan && s.Custom == c.Custom:
+		return nil, nil
+	}
+	return []Event{PlanChanged(c)}, nil
+}
+
+func (c Suspend) decide(s State) ([]Event, error) {
+	switch {
+	case !s.Opened:
+		return nil, notFound()
+	case s.Suspended:
+		return nil, nil
+	}
+	return []Event{Suspended(c)}, nil
+}
+
+func (Resume) decide(s State) ([]Event, error) {
+	switch {
+	case !s.Opened:
+		return nil, notFound()
+	case !s.Suspended:
+		return nil, nil
+	}
+	return []Event{Resumed{}}, nil
+}
+
+func (l Limits) valid() bool { return l.PerMinute >= 0 && l.PerDay >= 0 }
+
+func unknownPlan(p Plan) error {
+	return domain.RefuseField("plan", "invalid_request", "plan must be one of free, starter, pro, scale, enterprise, not %q", p)
+}
+
+func negativeLimits() error {
+	return domain.RefuseField("limits", "invalid_request", "limits must not be negative")
+}
+
+func notFound() error { return domain.Refuse("account_not_found", "there is no such account") }

@@ -1,0 +1,81 @@
+package apikey
+
+// This file stands at the decision: what one can ask of a key, each command with its own rule.
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/nidohq/nido/domain"
+)
+
+// Bounds of what a key carries.
+const (
+	MaxNameLength = 200 // characters
+	MaxAgentIDs   = 100
+	MaxIPAllow    = 100
+	MaxMetadata   = 50 // entries
+)
+
+// Command is one of the commands below.
+type Command interface {
+	decide(State) ([]Event, error)
+}
+
+// Issue asks for a new key. Issuer is what the key that asks may do itself: nobody hands out more than they have.
+type Issue struct {
+	Issued
+	Issuer Grant
+	Now    time.Time
+}
+
+// Revoke ends the key.
+type Revoke struct {
+	Account string // whose key it must be
+	Reason  string
+}
+
+func (c Issue) decide(s State) ([]Event, error) {
+	if s.Account != "" {
+		return nil, nil
+	}
+	field, what := c.Issuer.exceeds(Grant{Scopes: c.Scopes, AgentIDs: c.AgentIDs})
+	unknown := slices.IndexFunc(c.Scopes, func(s Scope) bool { return !slices.Contains(Scopes, s) })
+	badPrefix := slices.IndexFunc(c.IPAllow, func(p string) bool { _, err := netip.ParsePrefix(p); return err != nil })
+	switch {
+	case strings.TrimSpace(c.Name) == "":
+		return nil, domain.RefuseField("name", "invalid_request", "name must not be empty")
+	case utf8.RuneCountInString(c.Name) > MaxNameLength:
+		return nil, domain.RefuseField("name", "invalid_request", "name must have at most %d characters", MaxNameLength)
+	case len(c.Scopes) == 0:
+		return nil, domain.RefuseField("scopes", "invalid_request", "scopes must name at least one scope")
+	case unknown >= 0:
+		return nil, domain.RefuseField("scopes", "invalid_request", "there is no scope %q", c.Scopes[unknown])
+	case len(c.AgentIDs) > MaxAgentIDs:
+		return nil, domain.RefuseField("agentIds", "invalid_request", "agentIds must name at most %d agents", MaxAgentIDs)
+	case len(c.IPAllow) > MaxIPAllow:
+		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow must have at most %d prefixes", MaxIPAllow)
+	case badPrefix >= 0:
+		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow: %q is not a CIDR prefix such as 203.0.113.0/24", c.IPAllow[badPrefix])
+	case len(c.Metadata) > MaxMetadata:
+		return nil, domain.RefuseField("metadata", "invalid_request", "metadata must have at most %d entries", MaxMetadata)
+	case !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(c.Now):
+		return nil, domain.RefuseField("expiresAt", "invalid_request", "expiresAt must lie in the future")
+	case field != "":
+		return nil, domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: %s", what)
+	}
+	return []Event{c.Issued}, nil
+}
+
+func (c Revoke) decide(s State) ([]Event, error) {
+	switch {
+	case s.Account == "" || s.Account != c.Account:
+		return nil, domain.Refuse("key_not_found", "there is no such key")
+	case s.Revoked:
+		return nil, nil
+	}
+	return []Event{Revoked{Reason: c.Reason}}, nil
+}

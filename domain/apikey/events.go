@@ -1,0 +1,35 @@
+package apikey
+
+// This file stands at the commit: what can have happened to a key.
+
+import "time"
+
+// Event is one of the facts below.
+type Event interface{ evolve(State) State }
+
+// Issued brings a key into the world.
+type Issued struct {
+	Account     string            `json:"account"`
+	Name        string            `json:"name"`
+	Environment string            `json:"environment"` // "live" or "test": the part behind ha_
+	Hash        []byte            `json:"hash"`        // SHA-256 of the whole key
+	Hint        string            `json:"hint"`        // the key's last four characters
+	Scopes      []Scope           `json:"scopes"`
+	AgentIDs    []string          `json:"agentIds,omitempty"` // the only agents it may act on; none means all
+	ExpiresAt   time.Time         `json:"expiresAt,omitzero"` // zero means never
+	IPAllow     []string          `json:"ipAllow,omitempty"`  // CIDR prefixes it may come from; none means all
+	Metadata    map[string]string `json:"metadata,omitempty"`
+	IssuedBy    string            `json:"issuedBy,omitempty"` // public id of the key that asked for it
+}
+
+// Revoked ends a key for good.
+type Revoked struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+func (e Issued) evolve(State) State { return State{Account: e.Account} }
+
+func (e Revoked) evolve(s State) State {
+	s.Revoked = true
+	return s
+}

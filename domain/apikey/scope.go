@@ -1,0 +1,70 @@
+package apikey
+
+// This file stands at the decision: what a key may do, and what it may hand on.
+
+import "slices"
+
+// Scope is one thing that a key may do.
+type Scope string
+
+// The scopes. Admin implies every other and is the only one that reaches beyond its account.
+const (
+	Chat               Scope = "chat"
+	AgentsRead         Scope = "agents:read"
+	AgentsWrite        Scope = "agents:write"
+	KeysRead           Scope = "keys:read"
+	KeysWrite          Scope = "keys:write"
+	ConversationsRead  Scope = "conversations:read"
+	ConversationsWrite Scope = "conversations:write"
+	LogsRead           Scope = "logs:read"
+	StatsRead          Scope = "stats:read"
+	WebhooksRead       Scope = "webhooks:read"
+	WebhooksWrite      Scope = "webhooks:write"
+	AccountWrite       Scope = "account:write"
+	Admin              Scope = "admin"
+)
+
+// Scopes lists every scope, in the order in which the documentation names them.
+var Scopes = []Scope{
+	Chat, AgentsRead, AgentsWrite, KeysRead, KeysWrite, ConversationsRead, ConversationsWrite, LogsRead, StatsRead,
+	WebhooksRead, WebhooksWrite, AccountWrite, Admin,
+}
+
+// AccountScopes are all scopes but Admin: what the first key of a new account has.
+func AccountScopes() []Scope {
+	return slices.DeleteFunc(slices.Clone(Scopes), func(s Scope) bool { return s == Admin })
+}
+
+// Grant is what a key may do: its scopes, and the agents it is bound to (none means all of the account).
+type Grant struct {
+	Scopes   []Scope
+	AgentIDs []string
+}
+
+// Has reports whether the grant includes a scope.
+func (g Grant) Has(scope Scope) bool {
+	return slices.Contains(g.Scopes, scope) || slices.Contains(g.Scopes, Admin)
+}
+
+// Reaches reports whether the grant includes an agent.
+func (g Grant) Reaches(agentID string) bool {
+	return len(g.AgentIDs) == 0 || slices.Contains(g.AgentIDs, agentID)
+}
+
+// exceeds names the first field in which the wanted grant goes beyond g, or nothing.
+func (g Grant) exceeds(wanted Grant) (field, what string) {
+	for _, scope := range wanted.Scopes {
+		if !g.Has(scope) {
+			return "scopes", string(scope)
+		}
+	}
+	if len(g.AgentIDs) > 0 && len(wanted.AgentIDs) == 0 {
+		return "agentIds", "every agent"
+	}
+	for _, id := range wanted.AgentIDs {
+		if !g.Reaches(id) {
+			return "agentIds", id
+		}
+	}
+	return "", ""
+}
