@@ -132,7 +132,16 @@ func (c Changes) Apply(to Settings) Settings {
 	to.MaxOutputTokens = cmp.Or(c.MaxOutputTokens, to.MaxOutputTokens)
 	to.HistoryLimit = cmp.Or(c.HistoryLimit, to.HistoryLimit)
 	to.RateLimit = cmp.Or(c.RateLimit, to.RateLimit)
-	return to
+	return to.normal()
+}
+
+// normal gives settings that mean the same one form. Metadata without entries is no metadata: the stored state cannot
+// tell the two apart, and a decision must not either, or it would find something new in the same command each time.
+func (s Settings) normal() Settings {
+	if len(s.Metadata) == 0 {
+		s.Metadata = nil
+	}
+	return s
 }
 
 // Replace returns the changes that turn any settings into exactly these: what restoring an old version asks for.

@@ -116,7 +116,7 @@ func (s Settings) check() error {
 		return invalid("model", "model must not be empty")
 	case utf8.RuneCountInString(s.Model) > MaxModelLength:
 		return invalid("model", "model must have at most %d characters", MaxModelLength)
-	case s.Temperature != nil && (*s.Temperature < 0 || *s.Temperature > 2):
+	case s.Temperature != nil && !(*s.Temperature >= 0 && *s.Temperature <= 2): // written so that NaN, which JSON cannot say, is refused
 		return invalid("temperature", "temperature must lie between 0 and 2")
 	case s.MaxOutputTokens != nil && (*s.MaxOutputTokens < 1 || *s.MaxOutputTokens > MaxMaxOutputTokens):
 		return invalid("maxOutputTokens", "maxOutputTokens must lie between 1 and %d", MaxMaxOutputTokens)

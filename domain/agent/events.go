@@ -29,7 +29,7 @@ type Resumed struct{}
 type Deleted struct{}
 
 func (e Created) evolve(State) State {
-	return State{Account: e.Account, Slug: e.Slug, Status: Active, Version: 1, Settings: e.Settings}
+	return State{Account: e.Account, Slug: e.Slug, Status: Active, Version: 1, Settings: e.Settings.normal()}
 }
 
 func (e Configured) evolve(s State) State {

@@ -18,7 +18,7 @@ type Started struct {
 	Key      string        `json:"key"`               // id of the data key that seals the conversation's texts
 	ID       domain.Sealed `json:"id"`                // the id that the client knows it by
 	Metadata domain.Sealed `json:"metadata,omitzero"` // JSON object of what the client attached
-	IDMAC    string        `json:"idMac"`             // HMAC of account and that id: finds it without naming the agent
+	IDMAC    string        `json:"idMac"`             // HMAC of that id: finds it without naming the agent
 }
 
 // MessageReceived is what the person said; it opens a turn.

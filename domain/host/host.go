@@ -103,7 +103,7 @@ func (c Claim) decide(s State) ([]Event, error) {
 
 func (c Bind) decide(s State) ([]Event, error) {
 	switch {
-	case s.Agent != c.Agent:
+	case !s.heldBy(c.Agent):
 		return nil, domain.RefuseField("slug", "slug_taken", "the claim on this slug was given back before the agent was ready; try again")
 	case s.Bound:
 		return nil, nil
@@ -112,15 +112,18 @@ func (c Bind) decide(s State) ([]Event, error) {
 }
 
 func (c Release) decide(s State) ([]Event, error) {
-	if s.Agent != c.Agent {
+	if !s.heldBy(c.Agent) {
 		return nil, nil
 	}
 	return []Event{Released(c)}, nil
 }
 
 func (c Sweep) decide(s State) ([]Event, error) {
-	if s.Agent != c.Agent || s.Bound {
+	if !s.heldBy(c.Agent) || s.Bound {
 		return nil, nil
 	}
 	return []Event{Released(c)}, nil
 }
+
+// heldBy reports whether the agent has claimed the name; nobody holds a free one.
+func (s State) heldBy(agent string) bool { return s.Agent != "" && s.Agent == agent }

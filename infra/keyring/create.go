@@ -1,0 +1,169 @@
+package keyring
+
+// This file stands before the commit that first names a data key: the key is durable before that commit exists.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/commands"
+)
+
+// maxGroup bounds how many keys go into one insert.
+const maxGroup = 500
+
+// Create makes a data key for a stream or an account. It returns once the key is durable; calls that come while another
+// node's work is being written wait for it and are written together.
+func (k *Keyring) Create(ctx context.Context, owner string) (commands.DataKey, error) {
+	key, row, err := k.make(owner)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.writer.write(ctx, row); err != nil {
+		return nil, fmt.Errorf("create a data key: %w", err)
+	}
+	return key, nil
+}
+
+// ForOwner gives the one key that an owner has for everything of its own, and makes it at the first use. Nodes that do
+// so at the same time get the same key. ErrDestroyed if it was destroyed.
+func (k *Keyring) ForOwner(ctx context.Context, owner string) (commands.DataKey, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	stored, err := k.shared(ctx, owner)
+	if errors.Is(err, pgx.ErrNoRows) {
+		if err := k.makeShared(ctx, owner); err != nil {
+			return nil, fmt.Errorf("create an owner's data key: %w", err)
+		}
+		stored, err = k.shared(ctx, owner) // ours, or that of whoever was first
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read an owner's data key: %w", err)
+	}
+	if stored.Destroyed {
+		return nil, fmt.Errorf("use %s: %w", stored.ID, ErrDestroyed)
+	}
+	key, err := k.unwrap(stored)
+	if err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+func (k *Keyring) shared(ctx context.Context, owner string) (storedKey, error) {
+	const query = `SELECT id, owner, wrapped, wrapped IS NULL AS destroyed FROM data_keys WHERE owner = $1 AND shared`
+	rows, err := k.pool.Query(ctx, query, owner)
+	if err != nil {
+		return storedKey{}, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[storedKey])
+}
+
+func (k *Keyring) makeShared(ctx context.Context, owner string) error {
+	_, row, err := k.make(owner)
+	if err != nil {
+		return err
+	}
+	const query = `
+		WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
+		INSERT INTO data_keys (id, owner, wrapped, shared) SELECT $1::text, $2::text, $3::bytea, true FROM durable
+		ON CONFLICT (owner) WHERE shared DO NOTHING`
+	_, err = k.pool.Exec(ctx, query, row.id, row.owner, row.wrapped)
+	return err
+}
+
+// newRow is a key on its way into data_keys.
+type newRow struct {
+	id, owner string
+	wrapped   []byte
+}
+
+func (k *Keyring) make(owner string) (dataKey, newRow, error) {
+	// One text that Postgres cannot keep would fail all that are written with it.
+	if owner == "" || !utf8.ValidString(owner) || strings.ContainsRune(owner, 0) {
+		return dataKey{}, newRow{}, errors.New("a data key's owner is not a text")
+	}
+	id, secret := newKey()
+	aead, err := newAEAD(secret)
+	if err != nil {
+		return dataKey{}, newRow{}, fmt.Errorf("make a data key: %w", err)
+	}
+	return dataKey{id: id, aead: aead}, newRow{id: id, owner: owner, wrapped: k.wrap(id, owner, secret)}, nil
+}
+
+// writer inserts keys in groups: while one insert is in flight, the keys that come are the next group. Under load the
+// groups grow, and a lone key waits for nobody.
+type writer struct {
+	pool    *pgxpool.Pool
+	mu      sync.Mutex
+	waiting []pending
+	writing bool
+}
+
+type pending struct {
+	newRow
+	done chan error // holds one
+}
+
+// write returns once the row is durable. A caller that gives up leaves a key that nothing names, which does no harm.
+func (w *writer) write(ctx context.Context, row newRow) error {
+	p := pending{newRow: row, done: make(chan error, 1)}
+	w.mu.Lock()
+	w.waiting = append(w.waiting, p)
+	first := !w.writing
+	w.writing = true
+	w.mu.Unlock()
+	if first {
+		// The group is not only this caller's, so it must not end with this caller.
+		go w.drain(context.WithoutCancel(ctx))
+	}
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// drain writes group after group until nobody waits.
+func (w *writer) drain(ctx context.Context) {
+	for {
+		w.mu.Lock()
+		group := w.waiting[:min(len(w.waiting), maxGroup)]
+		w.waiting = w.waiting[len(group):]
+		if len(group) == 0 {
+			w.waiting, w.writing = nil, false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		err := w.insert(ctx, group)
+		for _, p := range group {
+			p.done <- err
+		}
+	}
+}
+
+// insert writes one group in one transaction. Whatever the server's default, its answer means durable.
+func (w *writer) insert(ctx context.Context, group []pending) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	ids, owners, wrapped := make([]string, len(group)), make([]string, len(group)), make([][]byte, len(group))
+	for i, p := range group {
+		ids[i], owners[i], wrapped[i] = p.id, p.owner, p.wrapped
+	}
+	const query = `
+		WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
+		INSERT INTO data_keys (id, owner, wrapped)
+		SELECT key.id, key.owner, key.wrapped
+		FROM durable, unnest($1::text[], $2::text[], $3::bytea[]) AS key (id, owner, wrapped)`
+	_, err := w.pool.Exec(ctx, query, ids, owners, wrapped)
+	return err
+}

@@ -1,0 +1,204 @@
+package postgres
+
+// This file stands between request and command: a request that carries an Idempotency-Key happens once, however often it
+// is sent and whichever node dies over it.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/commands"
+)
+
+var (
+	// ErrFingerprint: the key was used before, for another request.
+	ErrFingerprint = errors.New("the idempotency key belongs to another request")
+	// ErrInFlight: another attempt at the same request is under way.
+	ErrInFlight = errors.New("the request with this idempotency key is in flight")
+	// ErrTakenOver: another boot finishes the request, or has finished it; its answer is the one that is kept.
+	ErrTakenOver = errors.New("the request was taken over")
+)
+
+// maxBegins bounds how often Begin looks again because the row changed between two looks.
+const maxBegins = 8
+
+// Idempotency keeps the requests that carried an Idempotency-Key, for 24 hours.
+type Idempotency struct {
+	pool *pgxpool.Pool
+	keys AccountKeys
+}
+
+// AccountKeys gives an account's own data key, which seals the inputs and the answers of its requests.
+type AccountKeys interface {
+	ForOwner(ctx context.Context, owner string) (commands.DataKey, error)
+}
+
+// Attempt is what a request works with once it has begun.
+type Attempt struct {
+	Seed   [32]byte
+	Now    time.Time
+	Replay *Response // the answer, where an earlier attempt finished: there is nothing to do but to send it again
+	Fresh  bool      // nobody has tried before; otherwise seed and time are those of the attempt that was given up
+}
+
+// Response is an answer as it was sent.
+type Response struct {
+	Status      int
+	ContentType string
+	Headers     map[string]string
+	Body        []byte
+}
+
+// NewIdempotency gives the store its pool and its keys.
+func NewIdempotency(pool *pgxpool.Pool, keys AccountKeys) *Idempotency {
+	return &Idempotency{pool: pool, keys: keys}
+}
+
+// Begin starts an attempt at a request, with the proposed seed and time if it is the first. It fails with ErrFingerprint
+// or ErrInFlight. A row whose boot has not beaten for 30 s, by the database's clock, is taken over: its boot is dead, or
+// so slow that its commands will be found committed, since they have the same ids. Boots must beat before they begin.
+func (s *Idempotency) Begin(ctx context.Context, account, caller, key string, fingerprint []byte, boot string, proposed commands.Inputs) (Attempt, error) {
+	dataKey, err := s.keys.ForOwner(ctx, account)
+	if err != nil {
+		return Attempt{}, fmt.Errorf("begin an idempotent request: %w", err)
+	}
+	row := newRow(account, caller, key, fingerprint, boot)
+	for range maxBegins {
+		fresh, err := s.insert(ctx, row, dataKey, proposed)
+		if err != nil {
+			return Attempt{}, fmt.Errorf("begin an idempotent request: %w", err)
+		}
+		if fresh {
+			return Attempt{Seed: proposed.Seed, Now: proposed.Now, Fresh: true}, nil
+		}
+		attempt, settled, err := s.continued(ctx, row, dataKey)
+		if err != nil {
+			return Attempt{}, fmt.Errorf("continue an idempotent request: %w", err)
+		}
+		if settled {
+			return attempt, nil
+		}
+	}
+	return Attempt{}, ErrInFlight // others keep taking it
+}
+
+// insert claims the key if nobody has it, or if who had it has expired.
+func (s *Idempotency) insert(ctx context.Context, row idempotencyRow, key commands.DataKey, proposed commands.Inputs) (fresh bool, err error) {
+	const query = `
+		INSERT INTO idempotency AS old (account, caller, key_hash, fingerprint, data_key, seed, now, boot, expires)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + interval '24 hours')
+		ON CONFLICT (account, caller, key_hash) DO UPDATE SET
+			fingerprint = excluded.fingerprint, data_key = excluded.data_key, seed = excluded.seed, now = excluded.now,
+			boot = excluded.boot, started_at = excluded.started_at, expires = excluded.expires,
+			finished_at = NULL, status = NULL, response = NULL
+		WHERE old.expires <= now()`
+	tag, err := s.pool.Exec(ctx, query, row.account, row.caller, row.keyHash, row.fingerprint, key.ID(),
+		key.Seal(proposed.Seed[:]).Data, proposed.Now, row.boot)
+	return tag.RowsAffected() == 1, err
+}
+
+// continued looks at the row that is there: it replays it, refuses, or takes it over. It is not settled if the row
+// changed meanwhile.
+func (s *Idempotency) continued(ctx context.Context, row idempotencyRow, key commands.DataKey) (attempt Attempt, settled bool, err error) {
+	found, err := s.find(ctx, row)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Attempt{}, false, nil // swept since
+	}
+	if err != nil {
+		return Attempt{}, false, err
+	}
+	switch {
+	case !found.matches(row):
+		return Attempt{}, false, ErrFingerprint
+	case found.Expired:
+		return Attempt{}, false, nil
+	case found.Status != nil:
+		attempt, err := found.replay(key)
+		return attempt, err == nil, err
+	case found.Boot != nil && (*found.Boot == row.boot || found.Alive):
+		return Attempt{}, false, ErrInFlight
+	}
+	const query = `
+		UPDATE idempotency SET boot = $4
+		WHERE account = $1 AND caller = $2 AND key_hash = $3
+		  AND boot IS NOT DISTINCT FROM $5 AND started_at = $6 AND finished_at IS NULL AND expires > now()`
+	tag, err := s.pool.Exec(ctx, query, row.account, row.caller, row.keyHash, row.boot, found.Boot, found.StartedAt)
+	if err != nil || tag.RowsAffected() == 0 {
+		return Attempt{}, false, err // somebody else was quicker
+	}
+	attempt, err = found.inputs(key)
+	return attempt, err == nil, err
+}
+
+func (s *Idempotency) find(ctx context.Context, row idempotencyRow) (foundRow, error) {
+	const query = `
+		SELECT i.fingerprint, i.data_key, i.seed, i.now, i.boot, i.status, i.response, i.started_at,
+		       i.expires <= now() AS expired,
+		       COALESCE(b.beaten_at > now() - interval '30 seconds', false) AS alive
+		FROM idempotency i LEFT JOIN boots b ON b.id = i.boot
+		WHERE i.account = $1 AND i.caller = $2 AND i.key_hash = $3`
+	rows, err := s.pool.Query(ctx, query, row.account, row.caller, row.keyHash)
+	if err != nil {
+		return foundRow{}, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[foundRow])
+}
+
+// Finish keeps the answer for retries. ErrTakenOver says that this boot's attempt no longer counts.
+func (s *Idempotency) Finish(ctx context.Context, account, caller, key, boot string, response Response) error {
+	dataKey, err := s.keys.ForOwner(ctx, account)
+	if err != nil {
+		return fmt.Errorf("finish an idempotent request: %w", err)
+	}
+	sealed, err := sealResponse(dataKey, response)
+	if err != nil {
+		return fmt.Errorf("finish an idempotent request: %w", err)
+	}
+	const query = `
+		UPDATE idempotency SET finished_at = now(), status = $5, response = $6
+		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND finished_at IS NULL`
+	return s.own(ctx, query, account, caller, hashKey(key), boot, response.Status, sealed)
+}
+
+// Abandon frees the request for a retry with the same seed: the attempt came to nothing that should be kept.
+func (s *Idempotency) Abandon(ctx context.Context, account, caller, key, boot string) error {
+	const query = `
+		UPDATE idempotency SET boot = NULL
+		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND finished_at IS NULL`
+	return s.own(ctx, query, account, caller, hashKey(key), boot)
+}
+
+// own runs an update that only the boot which has the row may do.
+func (s *Idempotency) own(ctx context.Context, query string, args ...any) error {
+	tag, err := s.pool.Exec(ctx, query, args...)
+	if err != nil {
+		return fmt.Errorf("end an idempotent request: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrTakenOver
+	}
+	return nil
+}
+
+// Sweep deletes what has expired, a thousand rows at a time, and answers how many there were.
+func (s *Idempotency) Sweep(ctx context.Context) (int64, error) {
+	const query = `
+		DELETE FROM idempotency WHERE (account, caller, key_hash) IN (
+			SELECT account, caller, key_hash FROM idempotency WHERE expires <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED)`
+	var swept int64
+	for {
+		tag, err := s.pool.Exec(ctx, query)
+		if err != nil {
+			return swept, fmt.Errorf("sweep idempotency rows: %w", err)
+		}
+		swept += tag.RowsAffected()
+		if tag.RowsAffected() < 1000 {
+			return swept, nil
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package postgres
+
+// This file stands between request and command: what an idempotency row holds, and how it is sealed.
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+)
+
+// idempotencyRow is what an attempt asks for.
+type idempotencyRow struct {
+	account, caller string
+	keyHash         []byte
+	fingerprint     []byte
+	boot            string
+}
+
+func newRow(account, caller, key string, fingerprint []byte, boot string) idempotencyRow {
+	// A client's key is mostly random, and only its hash is kept. Under it as an HMAC key, a fingerprint gives away
+	// nothing about a short message, which a bare hash would to whoever tries all likely ones.
+	mac := hmac.New(sha256.New, []byte(key))
+	mac.Write(fingerprint)
+	return idempotencyRow{account: account, caller: caller, keyHash: hashKey(key), fingerprint: mac.Sum(nil), boot: boot}
+}
+
+func hashKey(key string) []byte {
+	hash := sha256.Sum256([]byte(key))
+	return hash[:]
+}
+
+// foundRow is what an earlier attempt left.
+type foundRow struct {
+	Fingerprint []byte
+	DataKey     string
+	Seed        []byte
+	Now         time.Time
+	Boot        *string
+	Status      *int
+	Response    []byte
+	StartedAt   time.Time
+	Expired     bool
+	Alive       bool
+}
+
+func (f foundRow) matches(row idempotencyRow) bool {
+	return f.Expired || hmac.Equal(f.Fingerprint, row.fingerprint)
+}
+
+// inputs opens what the first attempt gathered.
+func (f foundRow) inputs(key commands.DataKey) (Attempt, error) {
+	attempt := Attempt{Now: f.Now.UTC()}
+	seed, err := key.Open(domain.Sealed{Key: f.DataKey, Data: f.Seed})
+	if err != nil {
+		return Attempt{}, fmt.Errorf("open the seed: %w", err)
+	}
+	if copy(attempt.Seed[:], seed) != len(attempt.Seed) || len(seed) != len(attempt.Seed) {
+		return Attempt{}, fmt.Errorf("open the seed: it has %d bytes", len(seed))
+	}
+	return attempt, nil
+}
+
+// replay opens the answer, too.
+func (f foundRow) replay(key commands.DataKey) (Attempt, error) {
+	attempt, err := f.inputs(key)
+	if err != nil {
+		return Attempt{}, err
+	}
+	plain, err := key.Open(domain.Sealed{Key: f.DataKey, Data: f.Response})
+	if err != nil {
+		return Attempt{}, fmt.Errorf("open the response: %w", err)
+	}
+	var kept keptResponse
+	if err := json.Unmarshal(plain, &kept); err != nil {
+		return Attempt{}, fmt.Errorf("read the response: %w", err)
+	}
+	attempt.Replay = &Response{Status: *f.Status, ContentType: kept.ContentType, Headers: kept.Headers, Body: kept.Body}
+	return attempt, nil
+}
+
+// keptResponse is the sealed part of an answer. The body is bytes: it is sent again as it was, not as JSON would have it.
+type keptResponse struct {
+	ContentType string            `json:"contentType"`
+	Headers     map[string]string `json:"headers,omitempty"`
+	Body        []byte            `json:"body"`
+}
+
+func sealResponse(key commands.DataKey, response Response) ([]byte, error) {
+	plain, err := json.Marshal(keptResponse{ContentType: response.ContentType, Headers: response.Headers, Body: response.Body})
+	if err != nil {
+		return nil, fmt.Errorf("write the response: %w", err)
+	}
+	return key.Seal(plain).Data, nil
+}
