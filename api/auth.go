@@ -1,0 +1,141 @@
+package api
+
+// This file stands at the door: whose key it is, and whether it opens this route. A key whose checksum is wrong is refused
+// without any look-up. The decision is always the primary's: nothing about keys is cached, so that a revoke holds on
+// every node from its answer on.
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/projections"
+)
+
+// Callers finds who comes with a key.
+type Callers interface {
+	// Authenticate returns who a key's public id belongs to, or projections.ErrNotFound.
+	Authenticate(ctx context.Context, publicID string) (projections.Caller, error)
+}
+
+// presented takes the key out of the request, whose form and checksum it checks.
+func presented(r *http.Request) (apikey.Key, error) {
+	header := r.Header.Get("Authorization")
+	scheme, token, _ := strings.Cut(header, " ")
+	if header == "" || !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(token) == "" {
+		return apikey.Key{}, problem("missing_api_key")
+	}
+	return apikey.Parse(strings.TrimSpace(token))
+}
+
+// authenticate lets a caller in, or not. For chats it looks at the key's form only: everything else comes with the one
+// query that a turn needs anyway, and is checked by admit.
+func (s *Server) authenticate(r *http.Request, op *operation) error {
+	if op.open {
+		return nil
+	}
+	key, err := presented(r)
+	if err != nil {
+		return err
+	}
+	x := exchangeOf(r)
+	x.key = key
+	if op.chat {
+		return nil
+	}
+	caller, err := s.config.Callers.Authenticate(r.Context(), key.PublicID)
+	if err != nil && !errors.Is(err, projections.ErrNotFound) {
+		return err
+	}
+	return s.admit(r, op, caller)
+}
+
+// admit holds a key against what is known of it. A caller that was not found has no hash, and so no key that matches.
+func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller) error {
+	x, now := exchangeOf(r), s.config.Clock()
+	if subtle.ConstantTimeCompare(caller.Hash, x.key.Hash()) != 1 {
+		return problem("invalid_api_key")
+	}
+	x.caller = caller
+	x.record.Account, x.record.KeyID = caller.Account, keyID(caller.PublicID)
+	switch {
+	case caller.RevokedAt != nil:
+		return problem("revoked_api_key")
+	case caller.ExpiresAt != nil && !now.Before(*caller.ExpiresAt):
+		return problem("expired_api_key")
+	case !fromAllowed(caller.IPAllow, r.RemoteAddr):
+		return problem("ip_not_allowed")
+	case caller.Suspended:
+		return problem("account_suspended")
+	case op.scope != "" && !caller.Grant().Has(op.scope):
+		p := problem("missing_scope")
+		p.Details = map[string]any{"scope": string(op.scope)}
+		return p
+	}
+	return nil
+}
+
+// fromAllowed reports whether an address lies within one of the prefixes; none means anywhere.
+func fromAllowed(prefixes []string, remote string) bool {
+	if len(prefixes) == 0 {
+		return true
+	}
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return false
+	}
+	address, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	for _, text := range prefixes {
+		prefix, err := netip.ParsePrefix(text)
+		if err == nil && prefix.Contains(address.Unmap().WithZone("")) {
+			return true
+		}
+	}
+	return false
+}
+
+// reaches refuses an agent that the key is not bound to.
+func reaches(x *exchange, agent string) error {
+	if !x.caller.Grant().Reaches(agent) {
+		return problem("agent_not_allowed")
+	}
+	return nil
+}
+
+// bound is the list of agents that the key is bound to, nil if it is bound to none.
+func bound(x *exchange) []string {
+	if len(x.caller.AgentIDs) == 0 {
+		return nil
+	}
+	return x.caller.AgentIDs
+}
+
+// The API shows a key's public id behind a prefix, as it does with every other id.
+const keyPrefix = "key_"
+
+func keyID(publicID string) string { return keyPrefix + publicID }
+
+func publicID(keyID string) (string, error) {
+	id, ok := strings.CutPrefix(keyID, keyPrefix)
+	if !ok {
+		return "", problem("key_not_found")
+	}
+	return id, nil
+}
+
+// someTimeAt is nil for no time.
+func someTimeAt(t *time.Time) *Timestamp {
+	if t == nil {
+		return nil
+	}
+	return someTime(*t)
+}

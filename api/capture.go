@@ -1,0 +1,169 @@
+package api
+
+// This file stands around every request: the line that the request log gets, with bounded bodies and without secrets.
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/nidohq/nido/projections"
+)
+
+// maxLoggedBytes bounds how much of a body the request log keeps.
+const maxLoggedBytes = 64 << 10
+
+// logMargin is captured beyond that, so that a secret that lies across the cut is found whole.
+const logMargin = 256
+
+// RequestLog takes what is known of every answered request. It must not block.
+type RequestLog interface {
+	Record(request projections.Request)
+}
+
+// capture is the response writer of an exchange: it sees status and body as they go out.
+type capture struct {
+	http.ResponseWriter
+	server  *Server
+	request *http.Request
+	x       *exchange
+	started time.Time
+	status  int
+	bytes   int64
+	body    []byte
+}
+
+func (s *Server) startCapture(w http.ResponseWriter, r *http.Request, x *exchange, now time.Time) *capture {
+	x.record = projections.Request{
+		ID: x.id, At: now, Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery,
+		ClientRequestID: short(r.Header.Get("X-Request-Id")), RemoteIP: remoteIP(r), UserAgent: short(r.UserAgent()),
+		Trace: traceparent(r.Header),
+	}
+	return &capture{ResponseWriter: w, server: s, request: r, x: x, started: time.Now()}
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (c *capture) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (c *capture) WriteHeader(status int) {
+	if c.status == 0 {
+		c.status = status
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (c *capture) Write(part []byte) (int, error) {
+	if c.status == 0 {
+		c.status = http.StatusOK
+	}
+	if room := maxLoggedBytes + logMargin - len(c.body); room > 0 && c.x.caller.Account != "" {
+		c.body = append(c.body, part[:min(room, len(part))]...)
+	}
+	written, err := c.ResponseWriter.Write(part)
+	c.bytes += int64(written)
+	return written, err
+}
+
+// finish hands the line over. A request of which nobody knows whose it is has no reader, and is not kept.
+func (c *capture) finish() {
+	record, op := &c.x.record, c.x.op
+	if record.Account == "" || op == nil {
+		return
+	}
+	record.Status, record.Latency = c.status, time.Since(c.started)
+	if entries[record.ErrorCode].Status == 499 {
+		record.Status = 499
+	}
+	record.RequestHeaders = projections.RedactHeaders(c.request.Header)
+	record.ResponseHeaders = projections.RedactHeaders(c.ResponseWriter.Header())
+	record.RequestBody.Bytes, record.ResponseBody.Bytes = int64(len(c.x.body)), c.bytes
+	if !c.x.refused {
+		record.RequestBody = logged(c.x.body, int64(len(c.x.body)), op.secrets)
+	}
+	if op.logAnswer {
+		record.ResponseBody = logged(c.body, c.bytes, op.secrets)
+	}
+	c.server.config.RequestLog.Record(*record)
+}
+
+// logged is what the log keeps of a body.
+func logged(body []byte, size int64, secrets [][]string) projections.Body {
+	kept := projections.Body{Bytes: size, Truncated: size > maxLoggedBytes}
+	body = body[:min(len(body), maxLoggedBytes+logMargin)]
+	if len(secrets) > 0 {
+		var ok bool
+		if body, ok = withoutSecrets(body, secrets); !ok {
+			return projections.Body{Bytes: size, Truncated: size > 0} // what cannot be read cannot be cleared of secrets
+		}
+	}
+	body = projections.RedactBody(body)
+	kept.Text = slices.Clone(body[:min(len(body), maxLoggedBytes)])
+	return kept
+}
+
+// withoutSecrets replaces the fields that openapi.yaml marks x-nido-secret. It reports whether the body could be read.
+func withoutSecrets(body []byte, secrets [][]string) ([]byte, bool) {
+	if len(body) == 0 {
+		return body, true
+	}
+	value, err := decodeAny(body)
+	if err != nil {
+		return nil, false
+	}
+	found := false
+	for _, path := range secrets {
+		found = redact(value, path) || found
+	}
+	if !found {
+		return body, true
+	}
+	clean, err := json.Marshal(value)
+	return clean, err == nil
+}
+
+func redact(value any, path []string) (found bool) {
+	switch value := value.(type) {
+	case map[string]any:
+		inner, there := value[path[0]]
+		switch {
+		case !there:
+			return false
+		case len(path) > 1:
+			return redact(inner, path[1:])
+		}
+		if _, nested := inner.(map[string]any); nested {
+			return false // another shape of the same name: OpenedAccount's key is an object
+		}
+		value[path[0]] = projections.Redacted
+		return true
+	case []any:
+		if path[0] != "*" || len(path) < 2 {
+			return false
+		}
+		for _, item := range value {
+			found = redact(item, path[1:]) || found
+		}
+	}
+	return found
+}
+
+func remoteIP(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// short bounds what a client sends along.
+func short(text string) string {
+	const most = 256
+	if !printable(text) {
+		return ""
+	}
+	return text[:min(len(text), most)]
+}

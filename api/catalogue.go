@@ -1,0 +1,124 @@
+package api
+
+// This file stands where an error becomes an answer: every code that a caller can meet, with its status and what it
+// says. docs/errors.md and GET /errors are written from this table, and no other place picks a status.
+
+import "net/http"
+
+// Entry is what one error code means.
+type Entry struct {
+	Code      string
+	Status    int
+	Type      ErrorEnvelopeErrorType
+	Retryable bool   // the same request can succeed later
+	English   string // the sentence for the caller, where nothing more precise is known
+	Spanish   string
+	Advice    string // what to do about it, for the documentation
+}
+
+// catalogue lists the codes by status. A code is never renamed or given another meaning.
+var catalogue = []Entry{
+	{"invalid_request", http.StatusBadRequest, InvalidRequestError, false, "The request is not valid.", "La solicitud no es válida.",
+		"`param` names the field, parameter or header at fault. Unknown fields and query parameters are refused too."},
+
+	{"missing_api_key", http.StatusUnauthorized, AuthenticationError, false, "No API key was sent.", "No se envió ninguna clave de API.",
+		"Send `Authorization: Bearer ha_…`."},
+	{"invalid_api_key", http.StatusUnauthorized, AuthenticationError, false, "This is not a key of ours.", "Esta clave no es nuestra.",
+		"Check that the key was copied whole."},
+	{"revoked_api_key", http.StatusUnauthorized, AuthenticationError, false, "This key has been revoked.", "Esta clave fue revocada.",
+		"Issue another key."},
+	{"expired_api_key", http.StatusUnauthorized, AuthenticationError, false, "This key has expired.", "Esta clave venció.",
+		"Issue another key."},
+
+	{"missing_scope", http.StatusForbidden, PermissionError, false, "The key lacks a scope that this needs.", "A la clave le falta un permiso para esto.",
+		"`details.scope` names it. Use a key that has it."},
+	{"agent_not_allowed", http.StatusForbidden, PermissionError, false, "The key is bound to other agents.", "La clave está limitada a otros agentes.",
+		"Use a key that is bound to this agent, or to none."},
+	{"ip_not_allowed", http.StatusForbidden, PermissionError, false, "The key may not be used from this address.", "La clave no puede usarse desde esta dirección.",
+		"Call from an address within the key's `ipAllow`."},
+	{"account_suspended", http.StatusForbidden, PermissionError, false, "The account is suspended.", "La cuenta está suspendida.",
+		"Ask whoever runs this installation."},
+	{"grant_exceeded", http.StatusForbidden, PermissionError, false, "A key cannot hand out more than it has itself.", "Una clave no puede otorgar más de lo que tiene.",
+		"`param` says whether it is a scope or an agent. Use a key that has it."},
+
+	{"not_found", http.StatusNotFound, NotFoundError, false, "There is no such route.", "No existe esa ruta.",
+		"Compare method and path with `/openapi.json`. Chat by `/api/v1/chat` is served on an agent's own host only."},
+	{"host_not_found", http.StatusNotFound, NotFoundError, false, "No agent has this host.", "Ningún agente tiene este host.",
+		"An agent's host is its `slug` below the base domain; its `endpoint` says it whole."},
+	{"agent_not_found", http.StatusNotFound, NotFoundError, false, "There is no such agent.", "No existe ese agente.",
+		"It may have been deleted, or belong to another account."},
+	{"version_not_found", http.StatusNotFound, NotFoundError, false, "The agent has no such version.", "El agente no tiene esa versión.",
+		"`GET /api/agents/{id}/versions` lists them."},
+	{"account_not_found", http.StatusNotFound, NotFoundError, false, "There is no such account.", "No existe esa cuenta.",
+		"`GET /api/accounts` lists them."},
+	{"key_not_found", http.StatusNotFound, NotFoundError, false, "There is no such key.", "No existe esa clave.",
+		"Its id is `key_…`; `GET /api/keys` lists them."},
+	{"conversation_not_found", http.StatusNotFound, NotFoundError, false, "There is no such conversation.", "No existe esa conversación.",
+		"Say `?agentId=` as well where the client chose the conversation's id."},
+	{"log_not_found", http.StatusNotFound, NotFoundError, false, "The log has no such request.", "El registro no tiene esa solicitud.",
+		"Requests appear in the log within seconds; those without a known key are not kept."},
+
+	{"method_not_allowed", http.StatusMethodNotAllowed, InvalidRequestError, false, "The route has no such method.", "La ruta no admite ese método.",
+		"The `Allow` header lists its methods."},
+	{"request_timeout", http.StatusRequestTimeout, InvalidRequestError, true, "The body did not arrive in time.", "El cuerpo no llegó a tiempo.",
+		"Send it again."},
+
+	{"agent_paused", http.StatusConflict, ConflictError, false, "The agent is paused.", "El agente está en pausa.",
+		"`POST /api/agents/{id}/resume` lets it answer again."},
+	{"slug_taken", http.StatusConflict, ConflictError, false, "The slug is taken.", "El slug ya está en uso.",
+		"Choose another, or leave it out: one is made from the name."},
+	{"account_exists", http.StatusConflict, ConflictError, false, "This account has been opened already.", "Esta cuenta ya fue abierta.",
+		"Read it instead."},
+	{"conversation_busy", http.StatusConflict, ConflictError, true, "The agent is still answering the message before.", "El agente todavía está respondiendo el mensaje anterior.",
+		"Send the message again once the reply before has come."},
+	{"turn_closed", http.StatusConflict, ConflictError, false, "This turn has ended already.", "Este turno ya terminó.",
+		"Read the conversation's messages."},
+	{"conflict", http.StatusConflict, ConflictError, true, "Other changes kept coming first.", "Otros cambios llegaron primero.",
+		"Read the thing again and repeat the request."},
+	{"idempotency_in_flight", http.StatusConflict, ConflictError, true, "The first request with this Idempotency-Key is still being worked on.", "La primera solicitud con esta Idempotency-Key todavía está en curso.",
+		"Repeat the request a little later to get its answer."},
+
+	{"payload_too_large", http.StatusRequestEntityTooLarge, InvalidRequestError, false, "The body has more than 1 MiB.", "El cuerpo supera 1 MiB.",
+		"Send less."},
+	{"unsupported_media_type", http.StatusUnsupportedMediaType, InvalidRequestError, false, "The body must be application/json.", "El cuerpo debe ser application/json.",
+		"Send `Content-Type: application/json`, uncompressed."},
+	{"idempotency_key_reused", http.StatusUnprocessableEntity, InvalidRequestError, false, "This Idempotency-Key was used for another request.", "Esta Idempotency-Key ya se usó para otra solicitud.",
+		"Use a new key for every new request."},
+
+	{"request_cancelled", 499, InvalidRequestError, true, "The client went away.", "El cliente se desconectó.",
+		"Nobody sees this answer; the log has it for requests whose client closed the connection."},
+
+	{"internal_error", http.StatusInternalServerError, APIError, false, "Something went wrong on our side.", "Algo salió mal de nuestro lado.",
+		"Tell us the `requestId`."},
+
+	{"upstream_error", http.StatusBadGateway, UpstreamError, true, "The model provider failed.", "El proveedor del modelo falló.",
+		"Send the message again."},
+	{"upstream_rejected", http.StatusBadGateway, UpstreamError, false, "The model provider refused the request.", "El proveedor del modelo rechazó la solicitud.",
+		"Check the agent's settings: model, instructions, limits."},
+	{"model_not_found", http.StatusBadGateway, UpstreamError, false, "The model provider does not know the agent's model.", "El proveedor no conoce el modelo del agente.",
+		"Change the agent's `model`."},
+	{"interrupted", http.StatusBadGateway, UpstreamError, true, "The turn was interrupted before the reply was whole.", "El turno se interrumpió antes de completar la respuesta.",
+		"Send the message again."},
+
+	{"upstream_rate_limited", http.StatusServiceUnavailable, UpstreamError, true, "The model provider is limiting requests.", "El proveedor del modelo está limitando las solicitudes.",
+		"Wait and send the message again."},
+	{"unavailable", http.StatusServiceUnavailable, APIError, true, "A part of the installation is unavailable at the moment.", "Una parte del servicio no está disponible por ahora.",
+		"Repeat the request after `Retry-After`, with the same `Idempotency-Key` where it writes."},
+	{"unknown_outcome", http.StatusServiceUnavailable, APIError, true, "It is not known yet whether the request took effect.", "Aún no se sabe si la solicitud tuvo efecto.",
+		"Repeat it with the same `Idempotency-Key`: it takes effect once, and the repetition finds out."},
+	{"analytics_unavailable", http.StatusServiceUnavailable, APIError, true, "Logs and statistics are unavailable at the moment.", "Los registros y las estadísticas no están disponibles por ahora.",
+		"Repeat the request after `Retry-After`. Nothing is lost meanwhile, and nothing else is affected."},
+
+	{"upstream_timeout", http.StatusGatewayTimeout, UpstreamError, true, "The model provider did not answer in time.", "El proveedor del modelo no respondió a tiempo.",
+		"Send the message again."},
+	{"timeout", http.StatusGatewayTimeout, APIError, true, "The request took too long.", "La solicitud tardó demasiado.",
+		"Repeat the request; with the same `Idempotency-Key` where it writes."},
+}
+
+var entries = func() map[string]Entry {
+	byCode := make(map[string]Entry, len(catalogue))
+	for _, entry := range catalogue {
+		byCode[entry.Code] = entry
+	}
+	return byCode
+}()

@@ -1,0 +1,198 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/apikey"
+)
+
+func TestBothChatRoutesTakeBothNames(t *testing.T) {
+	w := newWorld(t)
+	key := w.key([]apikey.Scope{apikey.Chat})
+	for _, in := range []request{
+		{path: "/api/v1/chat", host: "ventas.nido.test", body: `{"message": "Hello!"}`},
+		{path: "/api/v1/chat", host: "VENTAS.nido.test:443", body: `{"query": "Hello!"}`},
+		{path: "/api/v2/agent/agt_1/chat", body: `{"message": "Hello!"}`},
+		{path: "/api/v2/agent/agt_1/chat", body: `{"query": "Hello!", "conversationId": "conv-123", "streaming": false}`},
+	} {
+		in.method, in.key = "POST", key
+		answer := w.do(in)
+		var reply ChatReply
+		if err := json.Unmarshal(answer.Body.Bytes(), &reply); err != nil || answer.Code != 200 {
+			t.Fatalf("%v %d %s", err, answer.Code, answer.Body)
+		}
+		turn := w.turns[len(w.turns)-1]
+		if turn.Text != "Hello!" || turn.AgentID != "agt_1" || reply.AgentID != "agt_1" || reply.Response != "hello back" || reply.ConversationID != turn.Conversation {
+			t.Errorf("%+v became %+v", turn, reply)
+		}
+		if !strings.HasPrefix(turn.Conversation, "conv") || w.metas[len(w.metas)-1].Account != "acc_1" {
+			t.Errorf("conversation %q of %+v", turn.Conversation, w.metas[len(w.metas)-1])
+		}
+	}
+}
+
+func TestATurnThatWasOvertakenLooksAgain(t *testing.T) {
+	w := newWorld(t)
+	answer := func(errs ...error) *httptest.ResponseRecorder {
+		w.turns = nil
+		w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
+			if n := len(w.turns) - 1; n < len(errs) {
+				return commands.Reply{}, errs[n]
+			}
+			return commands.Reply{ConversationID: turn.Conversation, MessageID: "msg_1", CreatedAt: noon}, nil
+		}
+		return w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`, key: w.key(accountScopes)})
+	}
+	if got := answer(commands.ErrStale, commands.ErrStale); got.Code != 200 || len(w.turns) != 3 || w.turns[0].Conversation != w.turns[2].Conversation {
+		t.Errorf("%d after %d tries", got.Code, len(w.turns))
+	}
+	w.refused(answer(commands.ErrStale, domain.Refuse("conversation_busy", "busy")), 409, "conversation_busy")
+	stale := commands.ErrStale
+	w.refused(answer(stale, stale, stale, stale, stale, stale), 409, "conflict")
+	for code, status := range map[string]int{"upstream_error": 502, "upstream_timeout": 504, "upstream_rate_limited": 503, "model_not_found": 502, "interrupted": 502} {
+		w.refused(answer(&commands.ModelError{Code: code, Err: errors.New("said the provider")}), status, code)
+	}
+	w.refused(answer(commands.ErrUnknownOutcome), 503, "unknown_outcome")
+}
+
+func TestAMissingKeyIsToldBeforeAMissingAgent(t *testing.T) {
+	w := newWorld(t)
+	w.refused(w.do(request{method: "POST", path: "/api/v2/agent/agt_none/chat", body: `{"query":"a"}`}), 401, "missing_api_key")
+	w.refused(w.do(request{method: "POST", path: "/api/v1/chat", host: "nobody.nido.test", body: `{"query":"a"}`}), 401, "missing_api_key")
+	w.refused(w.do(request{method: "POST", path: "/api/v2/agent/agt_none/chat", body: `{"query":"a"}`, key: w.key(accountScopes)}), 404, "agent_not_found")
+}
+
+func TestAClientThatGoesAwayEndsItsTurn(t *testing.T) {
+	w := newWorld(t)
+	started, ended := make(chan struct{}), make(chan error, 1)
+	w.send = func(ctx context.Context, _ commands.Turn) (commands.Reply, error) {
+		close(started)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return commands.Reply{}, commands.ErrClientGone
+	}
+	server := httptest.NewServer(w.server)
+	defer server.Close()
+	ctx, leave := context.WithCancel(t.Context())
+	go func() {
+		<-started
+		leave()
+	}()
+	if _, err := http.DefaultClient.Do(chatRequest(ctx, t, server.URL, w.key(accountScopes))); !errors.Is(err, context.Canceled) {
+		t.Fatalf("the client got %v", err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(time.Second):
+		t.Fatal("the turn went on for a second without its client")
+	}
+}
+
+// The server's time-out for reading bounds the body, not the reply.
+func TestATurnMayLastLongerThanReadingItsBody(t *testing.T) {
+	w := newWorld(t)
+	const readTimeout = 100 * time.Millisecond
+	w.send = func(ctx context.Context, turn commands.Turn) (commands.Reply, error) {
+		select {
+		case <-ctx.Done():
+			return commands.Reply{}, context.Cause(ctx)
+		case <-time.After(5 * readTimeout):
+			return commands.Reply{ConversationID: turn.Conversation, CreatedAt: noon}, nil
+		}
+	}
+	server := httptest.NewUnstartedServer(w.server)
+	server.Config.ReadTimeout = readTimeout
+	server.Start()
+	defer server.Close()
+	answer, err := http.DefaultClient.Do(chatRequest(t.Context(), t, server.URL, w.key(accountScopes)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != 200 {
+		t.Errorf("the turn ended with %d", answer.StatusCode)
+	}
+}
+
+func TestABodyThatDoesNotArriveTimesOut(t *testing.T) {
+	w := newWorld(t)
+	server := httptest.NewUnstartedServer(w.server)
+	server.Config.ReadTimeout = 100 * time.Millisecond
+	server.Start()
+	defer server.Close()
+	connection, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	if _, err := connection.Write([]byte("POST /api/v2/agent/agt_1/chat HTTP/1.1\r\nHost: nido.test\r\nAuthorization: Bearer " + w.key(accountScopes) +
+		"\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"query\":")); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 512)
+	if err := connection.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := connection.Read(answer)
+	if err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 408 ")) {
+		t.Errorf("%v %s", err, answer[:n])
+	}
+}
+
+func chatRequest(ctx context.Context, t *testing.T, url, key string) *http.Request {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/api/v2/agent/agt_1/chat", strings.NewReader(`{"query":"a"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	r.Header.Set("Content-Type", "application/json")
+	return r
+}
+
+func BenchmarkChat(b *testing.B) {
+	w := newWorld(&testing.T{})
+	key := w.key(accountScopes)
+	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
+		w.turns, w.metas, w.records = nil, nil, nil
+		return commands.Reply{Text: "hello back", CreatedAt: noon}, nil
+	}
+	for b.Loop() {
+		r := httptest.NewRequest(http.MethodPost, "/api/v2/agent/agt_1/chat", strings.NewReader(`{"query":"¿Cuáles son los horarios de atención?","conversationId":"conv-123","streaming":false}`))
+		r.Host = "nido.test"
+		r.Header.Set("Authorization", "Bearer "+key)
+		r.Header.Set("Content-Type", "application/json")
+		recorder := httptest.NewRecorder()
+		w.server.ServeHTTP(recorder, r)
+		if recorder.Code != 200 {
+			b.Fatal(recorder.Body)
+		}
+	}
+}
+
+func BenchmarkCreateAgent(b *testing.B) {
+	w := newWorld(&testing.T{})
+	key := w.key(accountScopes)
+	for b.Loop() {
+		r := httptest.NewRequest(http.MethodPost, "/api/agents", strings.NewReader(`{"name":"Agente de Ventas","instructions":"Sos un asistente de ventas amable...","model":"gpt-4o-mini"}`))
+		r.Host = "nido.test"
+		r.Header.Set("Authorization", "Bearer "+key)
+		r.Header.Set("Content-Type", "application/json")
+		recorder := httptest.NewRecorder()
+		w.server.ServeHTTP(recorder, r)
+		w.records, w.created = nil, nil
+	}
+}

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+)
+
+func TestTheDocumentIsSoundAndItsExamplesFit(t *testing.T) {
+	doc, err := loadDocument()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := doc.Validate(t.Context(), openapi3.EnableExamplesValidation()); err != nil {
+		t.Error(err)
+	}
+	if !strings.HasPrefix(doc.OpenAPI, "3.1.") {
+		t.Errorf("it is OpenAPI %s", doc.OpenAPI)
+	}
+}
+
+// The validator that requests go through passes over these without a word.
+func TestTheDocumentUsesNothingThatTheValidatorDoesNotKnow(t *testing.T) {
+	keyword := regexp.MustCompile(`(?m)^\s*(?:- )?(const|prefixItems|contains|patternProperties|dependentSchemas|dependentRequired|propertyNames|unevaluated\w+|if|then|else|\$defs):|[{,]\s*(const|prefixItems|patternProperties|propertyNames|if):`)
+	if found := keyword.FindString(string(document)); found != "" {
+		t.Errorf("openapi.yaml uses %q", found)
+	}
+}
+
+func TestEveryOperationDocumentsItsErrors(t *testing.T) {
+	w := newWorld(t)
+	for name, op := range w.ops {
+		wanted := []int{404, 405, 500}
+		if !op.open {
+			wanted = append(wanted, 400, 401, 403, 503, 504)
+		}
+		if op.body != nil {
+			wanted = append(wanted, 408, 413, 415)
+		}
+		if op.idempotent {
+			wanted = append(wanted, 409, 422)
+		}
+		for _, status := range wanted {
+			if op.spec.Responses.Status(status) == nil {
+				t.Errorf("%s does not document %d", name, status)
+			}
+		}
+		if writes := op.method != http.MethodGet && !op.chat; writes != op.idempotent {
+			t.Errorf("%s: takes an Idempotency-Key: %v", name, op.idempotent)
+		}
+		if op.spec.OperationID == "" || op.spec.Summary == "" || len(op.spec.Tags) != 1 {
+			t.Errorf("%s lacks operationId, summary or tag", name)
+		}
+	}
+}
+
+func TestTheDocumentIsServed(t *testing.T) {
+	w := newWorld(t)
+	answer := w.do(request{method: "GET", path: "/openapi.json"})
+	served, err := openapi3.NewLoader().LoadFromData(answer.Body.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := served.Validate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if served.Paths.Len() < 20 {
+		t.Errorf("it has %d paths", served.Paths.Len())
+	}
+}

@@ -1,0 +1,75 @@
+package api
+
+// This file stands beside a request on its way: what is known about it so far, from its id to the line that the request
+// log will have.
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"net/http"
+	"time"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/projections"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	id      string
+	op      *operation // nil where no route matched
+	slug    string     // the label of the agent's host, empty on other hosts
+	key     apikey.Key // as it was presented; it prints without its secret
+	caller  projections.Caller
+	inputs  commands.Inputs
+	body    []byte // of the request, once it has been read
+	refused bool   // a chat that was not accepted: nothing of what it said is kept
+	record  projections.Request
+}
+
+type exchangeKey struct{}
+
+// exchangeOf finds the request's exchange. There is always one: the first step puts it there.
+func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
+
+func withExchange(r *http.Request, x *exchange) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+}
+
+// meta is the command's: who asks, when, under which trace.
+func (x *exchange) meta(r *http.Request) commands.Meta {
+	return commands.Meta{
+		Account: x.caller.Account,
+		Actor:   domain.Actor{Kind: "key", ID: x.caller.PublicID},
+		Trace:   traceparent(r.Header),
+		Inputs:  x.inputs,
+	}
+}
+
+// traceparent is the client's trace context, if it has the form of one.
+func traceparent(header http.Header) string {
+	value := header.Get("Traceparent")
+	if len(value) < 55 || len(value) > 128 || value[2] != '-' || value[35] != '-' || value[52] != '-' {
+		return ""
+	}
+	for _, c := range []byte(value) {
+		if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return ""
+		}
+	}
+	return value
+}
+
+// orderedBase32 keeps the order of the bytes that it encodes.
+var orderedBase32 = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
+
+// newRequestID begins with the time in milliseconds, so that ids sort by it and a look-up in the log is a narrow one.
+func newRequestID(now time.Time) string {
+	var id [16]byte
+	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16)
+	rand.Read(id[6:]) // never fails (crypto/rand)
+	return "req_" + orderedBase32.EncodeToString(id[:])
+}

@@ -1,0 +1,160 @@
+package api
+
+// This file stands around the handlers that write: a request that carries an Idempotency-Key takes effect once, and its
+// repetitions get the first answer again, byte by byte.
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/nidohq/nido/commands"
+)
+
+const idempotencyHeader = "Idempotency-Key"
+
+// Errors of Idempotency.
+var (
+	// ErrKeyReused: the key was used for another request.
+	ErrKeyReused = &Problem{Code: "idempotency_key_reused", Field: idempotencyHeader}
+	// ErrInFlight: another node, or this one, is still at the first request.
+	ErrInFlight = &Problem{Code: "idempotency_in_flight", Field: idempotencyHeader}
+)
+
+// Recorded is an answer as it was sent. Its body may hold a new key: whoever keeps it seals it.
+type Recorded struct {
+	Status      int
+	ContentType string
+	Headers     map[string]string // Location and the like; not the request id
+	Body        []byte
+}
+
+// Idempotency keeps what was asked and answered under a client's key, for 24 hours. Account, caller (the public id of the
+// API key) and key together name a request.
+type Idempotency interface {
+	// Begin notes a request with the inputs that its commands will be made from. It returns those proposed, or those of
+	// a first request that died before it was answered; or the answer to a first request that was. Its errors are
+	// ErrKeyReused where the fingerprint is another's, ErrInFlight where the first request is still being worked on.
+	Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (inputs commands.Inputs, replay *Recorded, err error)
+	// Finish keeps the answer.
+	Finish(ctx context.Context, account, caller, key string, answer Recorded) error
+	// Abandon says that there is no answer worth keeping: the next request with this key starts at once, with the same
+	// inputs.
+	Abandon(ctx context.Context, account, caller, key string) error
+}
+
+// settleTimeout bounds keeping an answer; by then the client may be gone.
+const settleTimeout = 5 * time.Second
+
+// once runs a handler, under the client's Idempotency-Key if there is one.
+func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handler) {
+	x, key := exchangeOf(r), r.Header.Get(idempotencyHeader)
+	if !x.op.idempotent || key == "" {
+		handler.ServeHTTP(w, r)
+		return
+	}
+	account, caller := x.caller.Account, x.caller.PublicID
+	inputs, replay, err := s.config.Idempotency.Begin(r.Context(), account, caller, key, fingerprint(r, x.body), x.inputs)
+	switch {
+	case err != nil:
+		s.refuse(w, r, err)
+		return
+	case replay != nil:
+		s.replay(w, r, replay)
+		return
+	}
+	x.inputs = inputs
+	held := &heldAnswer{header: w.Header()}
+	settled := false
+	settle := func(do func(ctx context.Context) error) {
+		settled = true
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), settleTimeout)
+		defer cancel()
+		if err := do(ctx); err != nil {
+			s.logger.ErrorContext(ctx, "answer to an idempotent request not settled", "request", x.id, "error", err)
+		}
+	}
+	abandon := func(ctx context.Context) error { return s.config.Idempotency.Abandon(ctx, account, caller, key) }
+	defer func() {
+		if !settled { // the handler panicked
+			settle(abandon)
+		}
+	}()
+	handler.ServeHTTP(held, r)
+	if held.worthKeeping(x.record.ErrorCode) {
+		settle(func(ctx context.Context) error {
+			return s.config.Idempotency.Finish(ctx, account, caller, key, held.recorded())
+		})
+	} else {
+		settle(abandon)
+	}
+	if held.status == http.StatusNoContent {
+		w.WriteHeader(held.status)
+		return
+	}
+	s.send(w, r, held.status, held.body.Bytes())
+}
+
+func (s *Server) replay(w http.ResponseWriter, r *http.Request, first *Recorded) {
+	for name, value := range first.Headers {
+		w.Header().Set(name, value)
+	}
+	if first.ContentType != "" {
+		w.Header().Set("Content-Type", first.ContentType)
+	}
+	w.Header().Set("Idempotent-Replayed", "true")
+	if first.Status == http.StatusNoContent {
+		w.WriteHeader(first.Status)
+		return
+	}
+	s.send(w, r, first.Status, first.Body)
+}
+
+// fingerprint tells one request from another under the same key.
+func fingerprint(r *http.Request, body []byte) []byte {
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%s %s\n", r.Method, r.URL.RequestURI())
+	hash.Write(body)
+	return hash.Sum(nil)
+}
+
+// heldAnswer keeps an answer back until it has been settled: what a client has seen must be what a repetition gets.
+type heldAnswer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+// Header implements http.ResponseWriter.
+func (h *heldAnswer) Header() http.Header { return h.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (h *heldAnswer) WriteHeader(status int) {
+	if h.status == 0 {
+		h.status = status
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (h *heldAnswer) Write(part []byte) (int, error) {
+	h.WriteHeader(http.StatusOK)
+	return h.body.Write(part)
+}
+
+// worthKeeping reports whether the answer would be the same again. What may come out otherwise next time is not kept.
+func (h *heldAnswer) worthKeeping(errorCode string) bool {
+	return h.status != 0 && h.status < http.StatusInternalServerError && !entries[errorCode].Retryable
+}
+
+func (h *heldAnswer) recorded() Recorded {
+	kept := map[string]string{}
+	for _, name := range []string{"Location", "Cache-Control", "Vary"} {
+		if value := h.header.Get(name); value != "" {
+			kept[name] = value
+		}
+	}
+	return Recorded{Status: h.status, ContentType: h.header.Get("Content-Type"), Headers: kept, Body: bytes.Clone(h.body.Bytes())}
+}

@@ -1,0 +1,224 @@
+package api
+
+// This file stands where an error becomes an answer. One function knows every error of the product, and no other
+// place picks a status.
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+)
+
+// Problem is an error in the caller's terms: a code of the catalogue, and what is known beyond it.
+type Problem struct {
+	Code    string
+	Field   string // the field, parameter or header at fault
+	English string // replaces the catalogue's sentence
+	Spanish string
+	Details map[string]any
+	header  http.Header
+	cause   error // for the log, never for the caller
+}
+
+func (p *Problem) Error() string {
+	if p.cause != nil {
+		return p.Code + ": " + p.cause.Error()
+	}
+	return p.Code + ": " + cmp.Or(p.English, entries[p.Code].English)
+}
+
+// Unwrap returns the cause.
+func (p *Problem) Unwrap() error { return p.cause }
+
+func problem(code string) *Problem { return &Problem{Code: code} }
+
+func invalid(field, english, spanish string) *Problem {
+	return &Problem{Code: "invalid_request", Field: field, English: english, Spanish: spanish}
+}
+
+// with sets a header of the answer.
+func (p *Problem) with(name, value string) *Problem {
+	if p.header == nil {
+		p.header = http.Header{}
+	}
+	p.header.Set(name, value)
+	return p
+}
+
+// explain finds the problem that an error is. What it does not know is an internal error.
+func explain(ctx context.Context, err error) *Problem {
+	known, isProblem := errors.AsType[*Problem](err)
+	refusal, isRefusal := errors.AsType[*domain.Refusal](err)
+	model, isModel := errors.AsType[*commands.ModelError](err)
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	_, badSyntax := errors.AsType[*json.SyntaxError](err)
+	badType, isBadType := errors.AsType[*json.UnmarshalTypeError](err)
+	code := func(code string) *Problem { return &Problem{Code: code, cause: err} }
+	switch {
+	case isProblem:
+		return known
+	case isRefusal && entries[refusal.Code].Code != "":
+		return &Problem{Code: refusal.Code, Field: refusal.Field, English: sentence(refusal.Message)}
+	case isModel && entries[model.Code].Code != "":
+		return code(model.Code)
+	case isModel:
+		return code("upstream_error")
+	case tooLarge:
+		return code("payload_too_large")
+	case isBadType:
+		return invalid(badType.Field, badType.Field+" has the wrong type", badType.Field+" tiene un tipo incorrecto")
+	case badSyntax:
+		return notJSON(err)
+	case errors.Is(err, commands.ErrClientGone), errors.Is(context.Cause(ctx), context.Canceled):
+		return code("request_cancelled")
+	case errors.Is(err, commands.ErrUnknownOutcome):
+		return code("unknown_outcome")
+	case errors.Is(err, commands.ErrConflict), errors.Is(err, commands.ErrStale):
+		return code("conflict")
+	case errors.Is(err, commands.ErrUnavailable):
+		return code("unavailable")
+	case errors.Is(err, context.DeadlineExceeded):
+		return code("timeout")
+	case unreachable(err):
+		return code("unavailable")
+	}
+	return code("internal_error")
+}
+
+// unreachable reports whether a store could not be asked, as opposed to a question that it did not understand.
+func unreachable(err error) bool {
+	if _, network := errors.AsType[net.Error](err); network {
+		return true
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	var answered interface{ SQLState() string } // of Postgres: connection, resources, shutdown, read-only after a failover
+	if errors.As(err, &answered) {
+		state := answered.SQLState()
+		return strings.HasPrefix(state, "08") || strings.HasPrefix(state, "53") || strings.HasPrefix(state, "57") || state == "25006"
+	}
+	var unsent interface{ SafeToRetry() bool } // of the Postgres client: nothing reached the server
+	return errors.As(err, &unsent) && unsent.SafeToRetry()
+}
+
+func notJSON(cause error) *Problem {
+	p := invalid("", "The body is not valid JSON.", "El cuerpo no es JSON válido.")
+	p.cause = cause
+	return p
+}
+
+// sentence makes a refusal's words a sentence.
+func sentence(words string) string {
+	if words == "" || strings.HasSuffix(words, ".") {
+		return words
+	}
+	return words + "."
+}
+
+// refuse answers with an error.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	x := exchangeOf(r)
+	p := explain(r.Context(), err)
+	entry, ok := entries[p.Code]
+	if !ok {
+		entry = entries["internal_error"]
+	}
+	x.record.ErrorCode = entry.Code
+	if entry.Status >= http.StatusInternalServerError {
+		s.logger.ErrorContext(r.Context(), "request failed", "request", x.id, "code", entry.Code, "error", cmp.Or[error](p.cause, p))
+	}
+	header := w.Header()
+	for name, values := range p.header {
+		header[name] = values
+	}
+	header.Set("Cache-Control", "no-store")
+	switch {
+	case entry.Status == http.StatusUnauthorized:
+		header.Set("WWW-Authenticate", challenge(entry.Code))
+	case entry.Retryable && entry.Status != 499 && header.Get("Retry-After") == "":
+		header.Set("Retry-After", "1")
+	}
+	header.Add("Vary", "Accept, Accept-Language")
+	body, contentType := s.envelope(r, x, entry, p)
+	header.Set("Content-Type", contentType)
+	s.write(w, r, entry.Status, body)
+}
+
+// challenge is RFC 6750's: without a key there is nothing wrong with one.
+func challenge(code string) string {
+	if code == "missing_api_key" {
+		return `Bearer realm="nido"`
+	}
+	return `Bearer realm="nido", error="invalid_token"`
+}
+
+func (s *Server) envelope(r *http.Request, x *exchange, entry Entry, p *Problem) (body any, contentType string) {
+	language, message := language(r.Header.Get("Accept-Language")), cmp.Or(p.English, entry.English)
+	if language == "es" {
+		message = cmp.Or(p.Spanish, entry.Spanish)
+		if p.Spanish == "" && p.Field != "" {
+			message = strings.TrimSuffix(message, ".") + ": " + p.Field + "."
+		}
+	}
+	details := map[string]any{}
+	for key, value := range p.Details {
+		details[key] = value
+	}
+	var param *string
+	if p.Field != "" {
+		param, details["field"] = &p.Field, p.Field
+	}
+	url := s.config.PublicURL + "/errors#" + entry.Code
+	if wantsProblem(r.Header.Get("Accept")) {
+		title := entry.English
+		if language == "es" {
+			title = entry.Spanish
+		}
+		return ProblemDetails{
+			Type: url, Title: title, Status: entry.Status, Detail: message, Instance: "urn:nido:request:" + x.id,
+			Code: entry.Code, Param: param, Details: details, RequestID: x.id, Retryable: entry.Retryable,
+		}, "application/problem+json"
+	}
+	return ErrorEnvelope{Error: ErrorBody{
+		Code: entry.Code, Message: message, Type: entry.Type, Param: param, Details: details,
+		RequestID: x.id, Retryable: entry.Retryable, DocURL: url,
+	}}, "application/json"
+}
+
+// wantsProblem reports whether the client names RFC 9457's type.
+func wantsProblem(accept string) bool { return strings.Contains(accept, "application/problem+json") }
+
+// language picks the first of the languages that we speak, by quality. English is the default.
+func language(accept string) string {
+	best, bestQuality := "en", 0.0
+	for part := range strings.SplitSeq(accept, ",") {
+		tag, parameters, _ := strings.Cut(strings.TrimSpace(part), ";")
+		primary, _, _ := strings.Cut(strings.ToLower(tag), "-")
+		quality := quality(parameters)
+		if (primary == "en" || primary == "es") && quality > bestQuality {
+			best, bestQuality = primary, quality
+		}
+	}
+	return best
+}
+
+func quality(parameters string) float64 {
+	value, ok := strings.CutPrefix(strings.TrimSpace(parameters), "q=")
+	if !ok {
+		return 1
+	}
+	var q float64
+	if err := json.Unmarshal([]byte(value), &q); err != nil {
+		return 0
+	}
+	return q
+}

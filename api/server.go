@@ -1,0 +1,279 @@
+package api
+
+// This file stands where a request comes in. It is the path that every request takes, from top to bottom.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/mux"
+
+	"github.com/nidohq/nido/commands"
+)
+
+// maxBodyBytes bounds a request's body.
+const maxBodyBytes = 1 << 20
+
+// Server answers requests. It holds no state that matters.
+type Server struct {
+	config     Config
+	logger     *slog.Logger
+	publicHost string
+	document   []byte      // openapi.json
+	management *mux.Router // what the management API serves
+	agentHost  *mux.Router // what agents' own hosts serve
+}
+
+// New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
+func New(config Config) (*Server, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	config = config.withDefaults()
+	doc, err := loadDocument()
+	if err != nil {
+		return nil, err
+	}
+	ops, err := operations(doc)
+	if err != nil {
+		return nil, err
+	}
+	public, err := url.Parse(config.PublicURL)
+	if err != nil {
+		return nil, fmt.Errorf("parse PublicURL: %w", err)
+	}
+	s := &Server{
+		config: config, logger: config.Logger, publicHost: public.Hostname(),
+		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true),
+	}
+	if s.document, err = doc.MarshalJSON(); err != nil {
+		return nil, fmt.Errorf("write openapi.json: %w", err)
+	}
+	return s, s.addRoutes(ops)
+}
+
+// addRoutes takes the generated routes one by one, finds the operation behind each, and puts it under the hosts that
+// serve it, behind the steps of serve.
+func (s *Server) addRoutes(ops map[string]*operation) error {
+	generated := mux.NewRouter()
+	HandlerWithOptions(s, GorillaServerOptions{BaseRouter: generated, ErrorHandlerFunc: s.refuseParameter})
+	err := generated.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		template, err := route.GetPathTemplate()
+		if err != nil {
+			return err
+		}
+		methods, err := route.GetMethods()
+		if err != nil {
+			return err
+		}
+		op := ops[methods[0]+" "+template]
+		if op == nil {
+			return fmt.Errorf("%s %s is not in openapi.yaml", methods[0], template)
+		}
+		handler := s.serve(op, route.GetHandler())
+		if op.onManagement {
+			s.management.Handle(template, handler).Methods(op.methods()...)
+		}
+		if op.onAgentHost {
+			s.agentHost.Handle(template, handler).Methods(op.methods()...)
+		}
+		return nil
+	})
+	for _, router := range []*mux.Router{s.management, s.agentHost} {
+		router.NotFoundHandler = s.refusing(func(*http.Request) error { return problem("not_found") })
+		router.MethodNotAllowedHandler = s.refusing(func(r *http.Request) error {
+			return problem("method_not_allowed").with("Allow", strings.Join(allowed(router, r), ", "))
+		})
+	}
+	return err
+}
+
+// ServeHTTP is the first part of the path, which every request takes: an id, the request log's line, a net under
+// panics, the host, the route.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	now := s.config.Clock()
+	x := &exchange{id: newRequestID(now), inputs: commands.NewInputs(now)}
+	r = withExchange(r, x)
+	w.Header().Set("X-Request-Id", x.id)
+	capture := s.startCapture(w, r, x, now)
+	defer capture.finish()
+	defer s.recover(capture, r)
+
+	at, err := s.locate(r)
+	switch {
+	case err != nil:
+		s.refuse(capture, r, err)
+	case !printable(r.URL.Path):
+		s.refuse(capture, r, problem("not_found")) // Postgres takes neither broken UTF-8 nor NUL
+	case at.slug != "":
+		x.slug = at.slug
+		s.agentHost.ServeHTTP(capture, r)
+	default:
+		s.management.ServeHTTP(capture, r)
+	}
+}
+
+// serve is the second part of the path, which every known route takes, and ends at the handler.
+func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchangeOf(r)
+		x.op, x.record.Route = op, op.route
+		ctx, cancel := s.deadline(w, r, op)
+		defer cancel()
+		r = r.WithContext(ctx)
+
+		if !op.open && !s.config.Open() {
+			s.refuse(w, r, &Problem{Code: "unavailable", cause: errClosed})
+			return
+		}
+		if err := s.checkBodyHeaders(r, op); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		if err := s.authenticate(r, op); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		if err := s.readBody(w, r, op); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		if err := validate(r, op, x.body); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		s.once(w, r, handler)
+	})
+}
+
+// errClosed is what the log has of requests that came to a node which does not serve them, or not yet.
+var errClosed = errors.New("the node does not serve this, or not yet")
+
+// deadline bounds how long a route may take. A turn bounds itself: to it, a context that ends is a client that left.
+func (s *Server) deadline(w http.ResponseWriter, r *http.Request, op *operation) (context.Context, context.CancelFunc) {
+	limit := s.config.RouteTimeout
+	if op.chat {
+		limit = s.config.ChatTimeout
+	}
+	// A response writer without deadlines belongs to a test: there is no connection to bound.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + 10*time.Second))
+	if op.chat {
+		return context.WithCancel(r.Context())
+	}
+	return context.WithTimeout(r.Context(), limit)
+}
+
+// checkBodyHeaders refuses by its headers a body that would not be taken.
+func (s *Server) checkBodyHeaders(r *http.Request, op *operation) error {
+	switch {
+	case r.ContentLength > maxBodyBytes:
+		return problem("payload_too_large")
+	case op.body == nil, r.ContentLength == 0:
+		return nil
+	}
+	media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	charset := strings.ToLower(parameters["charset"])
+	if err != nil || media != "application/json" || (charset != "" && charset != "utf-8") || r.Header.Get("Content-Encoding") != "" {
+		return problem("unsupported_media_type")
+	}
+	return nil
+}
+
+// readBody reads the body to its end, with which the server's time-out for reading ends and it begins to watch the
+// connection: a client that goes away from then on cancels the request's context.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, op *operation) error {
+	x := exchangeOf(r)
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	if err != nil {
+		switch _, tooLarge := errors.AsType[*http.MaxBytesError](err); {
+		case tooLarge:
+			return err
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return &Problem{Code: "request_timeout", cause: err}
+		}
+		return &Problem{Code: "request_cancelled", cause: err} // the connection broke in the middle
+	}
+	if op.body == nil && len(bytes.TrimSpace(body)) > 0 {
+		if text := bytes.TrimSpace(body); !bytes.Equal(text, []byte("{}")) {
+			return invalid("", "This route takes no body.", "Esta ruta no lleva cuerpo.")
+		}
+	}
+	x.body = body
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+// recover answers a panic with an internal error, and keeps what it said for the log.
+func (s *Server) recover(w *capture, r *http.Request) {
+	reason := recover()
+	if reason == nil {
+		return
+	}
+	s.logger.ErrorContext(r.Context(), "handler panicked", "request", exchangeOf(r).id, "panic", fmt.Sprint(reason), "stack", string(debug.Stack()))
+	if w.status != 0 { // half an answer is out: only a broken connection says that it is not whole
+		panic(http.ErrAbortHandler)
+	}
+	s.refuse(w, r, &Problem{Code: "internal_error", cause: errors.New("panic")})
+}
+
+func (s *Server) refusing(err func(*http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.refuse(w, r, err(r)) })
+}
+
+// refuseParameter answers a parameter that the generated binding could not read.
+func (s *Server) refuseParameter(w http.ResponseWriter, r *http.Request, err error) {
+	name := "parameter"
+	if bad, ok := errors.AsType[*InvalidParamFormatError](err); ok {
+		name = bad.ParamName
+	} else if missing, ok := errors.AsType[*RequiredParamError](err); ok {
+		name = missing.ParamName
+	} else if many, ok := errors.AsType[*TooManyValuesForParamError](err); ok {
+		name = many.ParamName
+	}
+	s.refuse(w, r, invalid(name, name+" is not valid.", name+" no es válido."))
+}
+
+// allowed lists the methods that a path has.
+func allowed(router *mux.Router, r *http.Request) []string {
+	var methods []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		probe := r.Clone(r.Context())
+		probe.Method = method
+		var match mux.RouteMatch
+		if router.Match(probe, &match) && match.MatchErr == nil && match.Route != nil {
+			methods = append(methods, method)
+		}
+	}
+	slices.Sort(methods)
+	return methods
+}
+
+// printable reports whether a text can be kept: UTF-8 without NUL.
+func printable(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }
+
+// NewServer returns an HTTP server with the limits that Nido runs under. Write deadlines are set per route.
+func NewServer(addr string, handler http.Handler) *http.Server {
+	return &http.Server{
+		Addr: addr, Handler: handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+	}
+}

@@ -1,0 +1,274 @@
+package api
+
+// What the stores and commands behind the API answer in the tests.
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/account"
+	"github.com/nidohq/nido/domain/agent"
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/projections"
+)
+
+func (w *world) Authenticate(_ context.Context, publicID string) (projections.Caller, error) {
+	w.lookups++
+	caller, ok := w.callers[publicID]
+	if !ok {
+		return projections.Caller{}, projections.ErrNotFound
+	}
+	return caller, nil
+}
+
+func (w *world) Admit(_ context.Context, admission projections.Admission) (projections.Admitted, error) {
+	w.lookups++
+	var found projections.Admitted
+	caller, ok := w.callers[admission.PublicID]
+	if !ok {
+		return found, nil
+	}
+	found.Caller = &caller
+	for _, a := range w.agents {
+		if a.Account == caller.Account && (a.ID == admission.AgentID || admission.AgentID == "" && a.Slug == admission.Slug) {
+			found.Agent = &a
+			found.Stream = projections.ConversationStream(a.ID, admission.Mac)
+		}
+	}
+	return found, nil
+}
+
+func (w *world) Send(ctx context.Context, meta commands.Meta, turn commands.Turn) (commands.Reply, error) {
+	w.mu.Lock()
+	w.turns, w.metas = append(w.turns, turn), append(w.metas, meta)
+	send := w.send
+	w.mu.Unlock()
+	return send(ctx, turn)
+}
+
+func (w *world) Record(request projections.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.records = append(w.records, request)
+}
+
+func (w *world) Check(context.Context) (bool, map[string]string) {
+	return w.ready, map[string]string{"postgres": "ok", "clickhouse": "not reachable"}
+}
+
+func (w *world) Begin(_ context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {
+	name := account + caller + key
+	kept, ok := w.kept[name]
+	switch {
+	case !ok:
+		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+		return proposed, nil, nil
+	case !bytes.Equal(kept.fingerprint, fingerprint):
+		return proposed, nil, ErrKeyReused
+	case kept.inFlight:
+		return proposed, nil, ErrInFlight
+	}
+	kept.inFlight = kept.answer == nil
+	return kept.inputs, kept.answer, nil
+}
+
+func (w *world) Finish(_ context.Context, account, caller, key string, answer Recorded) error {
+	kept := w.kept[account+caller+key]
+	kept.answer, kept.inFlight = &answer, false
+	return nil
+}
+
+func (w *world) Abandon(_ context.Context, account, caller, key string) error {
+	w.kept[account+caller+key].inFlight = false
+	return nil
+}
+
+type accountsOf struct{ *world }
+
+func (a accountsOf) Open(context.Context, commands.Meta, commands.OpenAccount) (commands.OpenedAccount, error) {
+	return commands.OpenedAccount{ID: "acc_2", Key: commands.IssuedKey{ID: "abcdefghijkl", Key: secretKey}}, a.fail
+}
+
+func (a accountsOf) ChangePlan(context.Context, commands.Meta, string, account.Plan, account.Limits) error {
+	return a.fail
+}
+func (a accountsOf) Suspend(context.Context, commands.Meta, string, string) error { return a.fail }
+func (a accountsOf) Resume(context.Context, commands.Meta, string) error          { return a.fail }
+
+func (a accountsOf) Get(_ context.Context, id string) (projections.Account, error) {
+	if id == "acc_none" {
+		return projections.Account{}, projections.ErrNotFound
+	}
+	return projections.Account{ID: id, Name: "Sol", Plan: account.Pro, OpenedAt: noon}, nil
+}
+
+func (a accountsOf) List(context.Context, projections.Page) ([]projections.Account, *projections.Cursor, error) {
+	return []projections.Account{{ID: "acc_1", Name: "Sol", Plan: account.Pro, OpenedAt: noon}}, nil, a.fail
+}
+
+type agentsOf struct{ *world }
+
+func (a agentsOf) Create(_ context.Context, meta commands.Meta, in commands.CreateAgent) (string, error) {
+	if a.panics {
+		panic("a mistake in our own tables")
+	}
+	if a.fail != nil {
+		return "", a.fail
+	}
+	a.world.created = append(a.world.created, meta)
+	id := meta.Inputs.ID("agt")
+	a.agents[id] = projections.Agent{ID: id, Account: meta.Account, Slug: "nuevo", Status: agent.Active, Version: 1, Settings: in.Settings, CreatedAt: noon, ChangedAt: noon}
+	return id, nil
+}
+
+func (a agentsOf) Configure(_ context.Context, _ commands.Meta, id string, changes agent.Changes) error {
+	found := a.agents[id]
+	found.Settings = changes.Apply(found.Settings)
+	a.agents[id] = found
+	return a.fail
+}
+
+func (a agentsOf) Restore(context.Context, commands.Meta, string, int, agent.Settings) error {
+	return a.fail
+}
+func (a agentsOf) Pause(context.Context, commands.Meta, string) error  { return a.fail }
+func (a agentsOf) Resume(context.Context, commands.Meta, string) error { return a.fail }
+func (a agentsOf) Delete(context.Context, commands.Meta, string) error { return a.fail }
+
+func (a agentsOf) Get(_ context.Context, account, id string) (projections.Agent, error) {
+	found, ok := a.agents[id]
+	if !ok || found.Account != account {
+		return projections.Agent{}, projections.ErrNotFound
+	}
+	return found, nil
+}
+
+func (a agentsOf) List(_ context.Context, _ string, _ []string, page projections.Page) ([]projections.Agent, *projections.Cursor, error) {
+	if page.After != nil {
+		return nil, nil, nil
+	}
+	return []projections.Agent{a.agents["agt_1"]}, &projections.Cursor{At: noon, ID: "agt_1"}, nil
+}
+
+func (a agentsOf) Versions(context.Context, string, string, int, int) ([]projections.AgentVersion, error) {
+	return []projections.AgentVersion{{Version: 1, Settings: agent.Settings{Name: "Ventas", Model: "echo"}, At: noon}}, nil
+}
+
+func (a agentsOf) Version(_ context.Context, _, _ string, version int) (projections.AgentVersion, error) {
+	if version > 1 {
+		return projections.AgentVersion{}, projections.ErrNotFound
+	}
+	return projections.AgentVersion{Version: 1, Settings: agent.Settings{Name: "Ventas", Model: "echo"}, At: noon}, nil
+}
+
+const secretKey = "ha_live_abcdefghijkl0123456789ABCDEFGHIJKLMNOPQRSTUV000000"
+
+type keysOf struct{ *world }
+
+func (k keysOf) Issue(_ context.Context, _ commands.Meta, in commands.IssueKey) (commands.IssuedKey, error) {
+	k.world.issued = append(k.world.issued, in)
+	return commands.IssuedKey{ID: "abcdefghijkl", Key: secretKey}, k.fail
+}
+func (k keysOf) Revoke(context.Context, commands.Meta, string, string) error { return k.fail }
+
+func (k keysOf) Get(_ context.Context, account, id string) (projections.Key, error) {
+	if id == "none" {
+		return projections.Key{}, projections.ErrNotFound
+	}
+	return projections.Key{PublicID: id, Account: account, Name: "web", Environment: "live", Hint: "wxyz", Scopes: []apikey.Scope{apikey.Chat}, IssuedAt: noon}, nil
+}
+
+func (k keysOf) List(ctx context.Context, account string, _ projections.Page) ([]projections.Key, *projections.Cursor, error) {
+	one, err := k.Get(ctx, account, "abcdefghijkl")
+	return []projections.Key{one}, nil, err
+}
+
+type conversationsOf struct{ *world }
+
+func (c conversationsOf) Resolve(context.Context, commands.Meta, domain.StreamID) error {
+	return c.fail
+}
+func (c conversationsOf) Reopen(context.Context, commands.Meta, domain.StreamID) error { return c.fail }
+
+func (c conversationsOf) one() projections.Conversation {
+	return projections.Conversation{
+		Stream: "conversation-agt_1.mac", Account: "acc_1", Agent: "agt_1", ID: domain.Sealed{Key: "dk_1", Data: []byte("conv-123")},
+		Metadata: domain.Sealed{Key: "dk_1", Data: []byte(`{"team":"ventas"}`)}, Status: "open", MessageCount: 2, CreatedAt: noon, LastMessageAt: noon,
+	}
+}
+
+func (c conversationsOf) List(_ context.Context, _ string, _ projections.ConversationFilter, page projections.Page) ([]projections.Conversation, *projections.Cursor, error) {
+	if page.After != nil {
+		return nil, nil, nil
+	}
+	return []projections.Conversation{c.one()}, &projections.Cursor{At: noon, ID: "conversation-agt_1.mac"}, nil
+}
+
+func (c conversationsOf) Get(_ context.Context, _, agentID, mac string) (projections.Conversation, error) {
+	switch {
+	case mac == "mac-of-none":
+		return projections.Conversation{}, projections.ErrNotFound
+	case mac == "mac-of-twice" && agentID == "":
+		return projections.Conversation{}, projections.ErrAmbiguous
+	}
+	return c.one(), nil
+}
+
+func (c conversationsOf) Messages(context.Context, string, domain.StreamID, projections.MessagePage) ([]projections.Message, *projections.MessageCursor, error) {
+	return []projections.Message{
+		{Version: 1, ID: "msg_1", Role: projections.RoleUser, Outcome: projections.Received, Text: domain.Sealed{Key: "dk_1", Data: []byte("hello")}, At: noon},
+		{Version: 2, ID: "msg_2", Role: projections.RoleAssistant, Outcome: projections.Failed, Code: "upstream_timeout", At: noon},
+	}, &projections.MessageCursor{Version: 2}, nil
+}
+
+type logsOf struct{ *world }
+
+func (l logsOf) List(_ context.Context, _ string, filter projections.LogFilter, _ *projections.LogKey) ([]projections.Request, error) {
+	requests := make([]projections.Request, filter.Limit)
+	for i := range requests {
+		requests[i] = projections.Request{ID: "req_1", At: noon, Method: "GET", Route: "/api/me", Path: "/api/me", Status: 200}
+	}
+	return requests, l.fail
+}
+
+func (l logsOf) Get(_ context.Context, _, id string) (projections.Request, bool, error) {
+	return projections.Request{ID: id, At: noon, Method: "GET", RequestHeaders: []projections.Header{{Name: "Accept", Value: "a"}, {Name: "Accept", Value: "b"}}}, id != "req_none", l.fail
+}
+func (l logsOf) Watermark(context.Context) (time.Time, error) { return noon, nil }
+
+type statsOf struct{ *world }
+
+func (s statsOf) Conversations(context.Context, string, projections.StatsQuery) ([]projections.ConversationStats, error) {
+	return []projections.ConversationStats{{AgentID: "agt_1", Day: "2026-03-14", Conversations: 2, Resolved: 1, Messages: 4}}, s.fail
+}
+func (s statsOf) Watermark(context.Context) (time.Time, error) { return noon, nil }
+
+// plainRing seals nothing.
+type plainRing struct{}
+
+func (plainRing) Open(_ context.Context, texts []domain.Sealed) ([][]byte, []bool, error) {
+	plain := make([][]byte, len(texts))
+	for i, text := range texts {
+		plain[i] = text.Data
+	}
+	return plain, make([]bool, len(texts)), nil
+}
+func (plainRing) Index(id string) string { return "mac-of-" + id }
+func (plainRing) Unwrap(id string, _ []byte) (commands.DataKey, error) {
+	return plainKey(id), nil
+}
+
+type plainKey string
+
+func (k plainKey) ID() string                      { return string(k) }
+func (k plainKey) Seal(plain []byte) domain.Sealed { return domain.Sealed{Key: string(k), Data: plain} }
+func (k plainKey) Open(s domain.Sealed) ([]byte, error) {
+	return s.Data, nil
+}
+
+var accountScopes = apikey.AccountScopes()
+
+var adminScopes = []apikey.Scope{apikey.Admin}

@@ -1,0 +1,86 @@
+package api
+
+// This file stands beside the story: what the installation says about itself, and to whom the key belongs.
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// Health finds out by real queries what works. The reasons that parts gives are read by anybody who can reach the port.
+type Health interface {
+	// Check reports whether chat can be served, and what each part says: "ok", or what is wrong in a few words.
+	Check(ctx context.Context) (ready bool, parts map[string]string)
+}
+
+// GetMe implements ServerInterface.
+func (s *Server) GetMe(w http.ResponseWriter, r *http.Request) {
+	caller := exchangeOf(r).caller
+	s.answer(w, r, http.StatusOK, Me{
+		Key: MeKey{
+			ID: keyID(caller.PublicID), Scopes: scopesOut(caller.Scopes), AgentIds: list(caller.AgentIDs), ExpiresAt: someTimeAt(caller.ExpiresAt),
+		},
+		Account: MeAccount{ID: caller.Account, Plan: Plan(caller.Plan)},
+		Limits:  limitsOut(caller.Limits()),
+	}, nil)
+}
+
+// GetLive implements ServerInterface.
+func (s *Server) GetLive(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, http.StatusOK, Live{Status: Ok}, nil)
+}
+
+// GetReady implements ServerInterface.
+func (s *Server) GetReady(w http.ResponseWriter, r *http.Request) {
+	ready, parts := s.config.Health.Check(r.Context())
+	status, code := ReadyStatusReady, http.StatusOK
+	for _, says := range parts {
+		if says != "ok" {
+			status = ReadyStatusDegraded
+		}
+	}
+	if !ready {
+		status, code = ReadyStatusUnavailable, http.StatusServiceUnavailable
+	}
+	s.answer(w, r, code, Ready{Status: status, Parts: dictionary(parts)}, nil)
+}
+
+// GetOpenAPI implements ServerInterface.
+func (s *Server) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	s.send(w, r, http.StatusOK, s.document)
+}
+
+// GetErrors implements ServerInterface.
+func (s *Server) GetErrors(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/markdown; charset=utf-8")
+	s.send(w, r, http.StatusOK, []byte(ErrorsPage()))
+}
+
+// ErrorsPage writes the catalogue as the page that docs/errors.md is, too.
+func ErrorsPage() string {
+	var page strings.Builder
+	page.WriteString(`# Errors
+
+<!-- Written from the catalogue in api/catalogue.go; a test compares. -->
+
+Every error of every route has this envelope. ` + "`code`" + ` never changes its meaning; ` + "`message`" + ` is for people and follows
+` + "`Accept-Language`" + ` (en, es). ` + "`retryable`" + ` says whether the same request can succeed later. With
+` + "`Accept: application/problem+json`" + ` the same facts come as RFC 9457 has them.
+
+` + "```json" + `
+{"error": {"code": "invalid_request", "message": "query is missing.", "type": "invalid_request_error", "param": "query",
+           "details": {"field": "query"}, "requestId": "req_…", "retryable": false, "docUrl": "…/errors#invalid_request"}}
+` + "```" + `
+`)
+	for _, entry := range catalogue {
+		repeat := "no"
+		if entry.Retryable {
+			repeat = "yes"
+		}
+		fmt.Fprintf(&page, "\n## %s\n\nStatus %d, type `%s`, retryable: %s.\n\n%s %s\n", entry.Code, entry.Status, entry.Type, repeat, entry.English, entry.Advice)
+	}
+	return page.String()
+}

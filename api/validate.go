@@ -1,0 +1,238 @@
+package api
+
+// This file stands between a request and its command: what openapi.yaml says about parameters and bodies is enforced
+// here, naming the field at fault.
+//
+// The schemas are visited by kin-openapi's own validator. Its other one, for JSON Schema 2020-12, compiles the schema
+// anew for every request: 1.5 ms against 4 µs. What only that one knows (const, prefixItems, if …) stays out of
+// openapi.yaml, which a test checks.
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/gorilla/mux"
+)
+
+var parameterOptions = &openapi3filter.Options{SkipSettingDefaults: true}
+
+// validate checks a request against its operation.
+func validate(r *http.Request, op *operation, body []byte) error {
+	if err := validateQuery(r, op); err != nil {
+		return err
+	}
+	// Without a document behind the route the validator is the fast one.
+	input := &openapi3filter.RequestValidationInput{
+		Request: r, PathParams: mux.Vars(r), Options: parameterOptions,
+		Route: &routers.Route{Path: op.route, PathItem: op.item, Method: op.method, Operation: op.spec},
+	}
+	for _, parameter := range op.parameters {
+		if err := openapi3filter.ValidateParameter(r.Context(), input, parameter.Value); err != nil {
+			return violation(parameter.Value.Name, err)
+		}
+	}
+	return validateBody(op, body)
+}
+
+// validateQuery refuses parameters that the operation does not have: a filter that is misspelt must not list everything.
+func validateQuery(r *http.Request, op *operation) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	if strings.Contains(r.URL.RawQuery, ";") {
+		return invalid("", "The query string is not valid.", "La cadena de consulta no es válida.")
+	}
+	for name, values := range r.URL.Query() {
+		switch {
+		case !slices.Contains(op.query, name):
+			return unknownField(name)
+		case len(values) > 1, !printable(values[0]):
+			return invalid(name, name+" is not valid.", name+" no es válido.")
+		}
+	}
+	return nil
+}
+
+func validateBody(op *operation, body []byte) error {
+	if op.body == nil {
+		return nil
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		if !op.bodyRequired {
+			return nil
+		}
+		return invalid("", "A JSON body is required.", "Se necesita un cuerpo JSON.")
+	}
+	value, err := decodeAny(body)
+	if err != nil {
+		return notJSON(err)
+	}
+	if err := op.body.VisitJSON(value, openapi3.VisitAsRequest(), openapi3.EnableFormatValidation()); err != nil {
+		return violation("", err)
+	}
+	if !op.chat && bytes.Contains(body, []byte(`\u0000`)) { // chats are sealed; everything else is text in Postgres
+		if field, found := nulField(value, nil); found {
+			return invalid(field, field+" must not contain the character NUL.", field+" no puede contener el carácter NUL.")
+		}
+	}
+	return nil
+}
+
+func decodeAny(body []byte) (any, error) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("there is more behind the JSON value")
+	}
+	return value, nil
+}
+
+func nulField(value any, path []string) (string, bool) {
+	switch value := value.(type) {
+	case string:
+		return strings.Join(path, "."), strings.ContainsRune(value, 0)
+	case map[string]any:
+		for name, inner := range value {
+			if strings.ContainsRune(name, 0) {
+				return strings.Join(path, "."), true
+			}
+			if field, found := nulField(inner, append(path, name)); found {
+				return field, true
+			}
+		}
+	case []any:
+		for _, inner := range value {
+			if field, found := nulField(inner, path); found {
+				return field, true
+			}
+		}
+	}
+	return "", false
+}
+
+func unknownField(name string) *Problem {
+	return invalid(name, fmt.Sprintf("There is no field %q here.", name), fmt.Sprintf("No existe el campo %q aquí.", name))
+}
+
+// violation turns the validator's finding into a problem that names the field, in both languages, and never shows the
+// value.
+func violation(parameter string, err error) error {
+	found, ok := errors.AsType[*openapi3.SchemaError](err)
+	if !ok {
+		return invalid(parameter, strings.TrimSpace(parameter+" is not valid."), strings.TrimSpace(parameter+" no es válido."))
+	}
+	field := strings.Join(found.JSONPointer(), ".")
+	if parameter != "" {
+		field = parameter
+	}
+	if name, unknown := unsupported(found); unknown {
+		if field != "" {
+			name = field + "." + name
+		}
+		return unknownField(name)
+	}
+	english, spanish := describe(found)
+	subject, sujeto := field, field
+	if field == "" {
+		subject, sujeto = "The body", "El cuerpo"
+		if found.SchemaField == "oneOf" {
+			field = alternatives(found.Schema)[0]
+		}
+	}
+	return invalid(field, subject+" "+english+".", sujeto+" "+spanish+".")
+}
+
+// unsupported finds the name of a property that the schema does not have.
+func unsupported(found *openapi3.SchemaError) (string, bool) {
+	if found.SchemaField != "properties" {
+		return "", false
+	}
+	object, ok := found.Value.(map[string]any)
+	if !ok {
+		return "", false
+	}
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		if _, known := found.Schema.Properties[name]; !known {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// alternatives lists the fields of which a schema wants exactly one.
+func alternatives(schema *openapi3.Schema) []string {
+	var names []string
+	for _, branch := range schema.OneOf {
+		names = append(names, branch.Value.Required...)
+	}
+	if len(names) == 0 {
+		return []string{""}
+	}
+	return names
+}
+
+// describe says in both languages what a schema wants.
+func describe(found *openapi3.SchemaError) (english, spanish string) {
+	schema := found.Schema
+	switch found.SchemaField {
+	case "required":
+		return "is missing", "falta"
+	case "type", "nullable":
+		kind := "another type"
+		if schema.Type != nil {
+			kind = strings.Join(schema.Type.Slice(), " or ")
+		}
+		return "must be of type " + kind, "debe ser de tipo " + strings.ReplaceAll(kind, " or ", " o ")
+	case "minLength":
+		return both("must have at least %d characters", "debe tener al menos %d caracteres", schema.MinLength)
+	case "maxLength":
+		return both("must have at most %d characters", "debe tener como máximo %d caracteres", *schema.MaxLength)
+	case "minimum":
+		return both("must be at least %v", "debe ser al menos %v", *schema.Min)
+	case "maximum":
+		return both("must be at most %v", "debe ser como máximo %v", *schema.Max)
+	case "minItems":
+		return both("must have at least %d items", "debe tener al menos %d elementos", schema.MinItems)
+	case "maxItems":
+		return both("must have at most %d items", "debe tener como máximo %d elementos", *schema.MaxItems)
+	case "minProperties":
+		return both("must name at least %d field", "debe nombrar al menos %d campo", schema.MinProps)
+	case "maxProperties":
+		return both("must have at most %d entries", "debe tener como máximo %d entradas", *schema.MaxProps)
+	case "uniqueItems":
+		return "must not name anything twice", "no puede repetir elementos"
+	case "enum":
+		texts := make([]string, len(schema.Enum))
+		for i, value := range schema.Enum {
+			texts[i] = fmt.Sprint(value)
+		}
+		list := strings.Join(texts, ", ")
+		return "must be one of: " + list, "debe ser uno de: " + list
+	case "pattern":
+		return "must match " + schema.Pattern, "debe cumplir " + schema.Pattern
+	case "format":
+		return "must be a " + schema.Format, "debe ser un " + schema.Format
+	case "oneOf":
+		list := strings.Join(alternatives(schema), ", ")
+		return "must have exactly one of: " + list, "debe tener exactamente uno de: " + list
+	}
+	return "is not valid", "no es válido"
+}
+
+func both(english, spanish string, value any) (string, string) {
+	return fmt.Sprintf(english, value), fmt.Sprintf(spanish, value)
+}

@@ -1,0 +1,225 @@
+package api
+
+// The parts behind the API as the tests have them: only what a store or a command would answer. The real ones are
+// tested by the end-to-end suite, against real engines.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain/account"
+	"github.com/nidohq/nido/domain/agent"
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/projections"
+)
+
+var noon = time.Date(2026, 3, 14, 12, 0, 0, 0, time.UTC)
+
+// world stands behind an API under test.
+type world struct {
+	t       *testing.T
+	server  *Server
+	ops     map[string]*operation
+	logged  *bytes.Buffer // what the logger wrote
+	mu      sync.Mutex
+	lookups int // of keys
+	callers map[string]projections.Caller
+	agents  map[string]projections.Agent
+	issued  []commands.IssueKey
+	created []commands.Meta
+	records []projections.Request
+	turns   []commands.Turn
+	metas   []commands.Meta
+	send    func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
+	fail    error // what every command answers
+	kept    map[string]*keptAnswer
+	panics  bool
+	ready   bool
+}
+
+type keptAnswer struct {
+	fingerprint []byte
+	inputs      commands.Inputs
+	answer      *Recorded
+	inFlight    bool
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{
+		t: t, logged: &bytes.Buffer{}, callers: map[string]projections.Caller{}, agents: map[string]projections.Agent{},
+		kept: map[string]*keptAnswer{}, ready: true,
+	}
+	w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
+		return commands.Reply{MessageID: "msg_1", ConversationID: turn.Conversation, Text: "hello back", Model: "echo", CreatedAt: noon, DataKey: plainKey("dk_1")}, nil
+	}
+	server, err := New(Config{
+		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
+		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
+		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: w,
+		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w},
+		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Idempotency: w, RequestLog: w, Health: w,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := loadDocument()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.ops, err = operations(doc); err != nil {
+		t.Fatal(err)
+	}
+	w.server = server
+	w.agents["agt_1"] = projections.Agent{
+		ID: "agt_1", Account: "acc_1", Slug: "ventas", Status: agent.Active, Version: 1,
+		Settings: agent.Settings{Name: "Ventas", Model: "echo"}, CreatedAt: noon, ChangedAt: noon,
+	}
+	return w
+}
+
+// key issues a key with scopes and lets a test change it.
+func (w *world) key(scopes []apikey.Scope, change ...func(*projections.Caller)) string {
+	inputs := commands.NewInputs(noon)
+	key, err := apikey.Compose("live", append(inputs.Bytes("1"), inputs.Bytes("2")...))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	caller := projections.Caller{PublicID: key.PublicID, Hash: key.Hash(), Scopes: scopes, Account: "acc_1", Plan: account.Pro}
+	for _, c := range change {
+		c(&caller)
+	}
+	w.callers[key.PublicID] = caller
+	return key.Reveal()
+}
+
+// request is one call and what it must look like on the wire.
+type request struct {
+	method, path, body, key string
+	host                    string
+	header                  map[string]string
+	chunked                 bool
+}
+
+// do sends a request through the whole chain, and holds the answer against openapi.yaml.
+func (w *world) do(in request) *httptest.ResponseRecorder {
+	w.t.Helper()
+	var body io.Reader = http.NoBody
+	if in.body != "" {
+		body = strings.NewReader(in.body)
+	}
+	if in.chunked {
+		body = struct{ io.Reader }{body}
+	}
+	r := httptest.NewRequest(in.method, in.path, body)
+	r.Host = in.host
+	if r.Host == "" {
+		r.Host = "nido.test:8080"
+	}
+	if in.body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if in.key != "" {
+		r.Header.Set("Authorization", "Bearer "+in.key)
+	}
+	for name, value := range in.header {
+		r.Header.Set(name, value)
+	}
+	recorder := httptest.NewRecorder()
+	w.server.ServeHTTP(recorder, r)
+	w.conforms(r, recorder)
+	return recorder
+}
+
+// conforms checks status, headers and body of an answer against the document.
+func (w *world) conforms(r *http.Request, answer *httptest.ResponseRecorder) {
+	w.t.Helper()
+	if !strings.HasPrefix(answer.Header().Get("X-Request-Id"), "req_") {
+		w.t.Errorf("%s %s: no X-Request-Id", r.Method, r.URL)
+	}
+	if answer.Code >= 400 && answer.Code != 503 || answer.Code == 503 && r.URL.Path != "/readyz" {
+		w.isEnvelope(r, answer)
+	}
+	op := w.operationOf(r)
+	if op == nil {
+		return
+	}
+	response := op.spec.Responses.Status(answer.Code)
+	if response == nil {
+		w.t.Errorf("%s %s: status %d is not documented", r.Method, r.URL, answer.Code)
+		return
+	}
+	media := response.Value.Content.Get(answer.Header().Get("Content-Type"))
+	if answer.Code == http.StatusNoContent || r.Method == http.MethodHead {
+		return
+	}
+	if media == nil {
+		w.t.Errorf("%s %s: %d answers %q, which is not documented", r.Method, r.URL, answer.Code, answer.Header().Get("Content-Type"))
+		return
+	}
+	var value any
+	if media.Schema.Value.Type.Is("string") {
+		value = answer.Body.String()
+	} else if err := json.Unmarshal(answer.Body.Bytes(), &value); err != nil {
+		w.t.Errorf("%s %s: %v in %s", r.Method, r.URL, err, answer.Body)
+		return
+	}
+	if err := media.Schema.Value.VisitJSON(value, openapi3.VisitAsResponse(), openapi3.EnableFormatValidation()); err != nil {
+		w.t.Errorf("%s %s: the answer breaks the contract: %v", r.Method, r.URL, err)
+	}
+}
+
+func (w *world) operationOf(r *http.Request) *operation {
+	for _, op := range w.ops {
+		if op.method != r.Method {
+			continue
+		}
+		pattern, path := strings.Split(op.route, "/"), strings.Split(r.URL.Path, "/")
+		matches := len(pattern) == len(path)
+		for i := 0; matches && i < len(path); i++ {
+			matches = pattern[i] == path[i] || strings.HasPrefix(pattern[i], "{")
+		}
+		if matches {
+			return op
+		}
+	}
+	return nil
+}
+
+func (w *world) isEnvelope(r *http.Request, answer *httptest.ResponseRecorder) {
+	w.t.Helper()
+	if strings.HasPrefix(answer.Header().Get("Content-Type"), "application/problem+json") {
+		return
+	}
+	var envelope ErrorEnvelope
+	if err := json.Unmarshal(answer.Body.Bytes(), &envelope); err != nil {
+		w.t.Errorf("%s %s: %d without the envelope: %s", r.Method, r.URL, answer.Code, answer.Body)
+		return
+	}
+	entry, known := entries[envelope.Error.Code]
+	own := envelope.Error.RequestID == answer.Header().Get("X-Request-Id") || answer.Header().Get("Idempotent-Replayed") == "true"
+	if !known || entry.Status != answer.Code || !own || envelope.Error.Message == "" {
+		w.t.Errorf("%s %s: %d with the envelope %+v", r.Method, r.URL, answer.Code, envelope.Error)
+	}
+}
+
+// refused is the envelope of a refusal.
+func (w *world) refused(answer *httptest.ResponseRecorder, status int, code string) ErrorBody {
+	w.t.Helper()
+	var envelope ErrorEnvelope
+	if err := json.Unmarshal(answer.Body.Bytes(), &envelope); err != nil || answer.Code != status || envelope.Error.Code != code {
+		w.t.Fatalf("got %d %s, want %d %s", answer.Code, answer.Body, status, code)
+	}
+	return envelope.Error
+}

@@ -1,0 +1,193 @@
+package main
+
+// This file stands beside the story: what /readyz and the start of a node ask, by real queries.
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/infra/clickhouse"
+	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/projections"
+)
+
+// checkTimeout bounds one look at everything.
+const checkTimeout = 900 * time.Millisecond
+
+// health implements api.Health.
+type health struct {
+	pool       *pgxpool.Pool
+	cluster    *kafka.Cluster
+	clickhouse *clickhouse.Client
+	progress   *projections.Progress
+
+	serving   atomic.Bool // the node has caught up
+	analytics atomic.Bool // ClickHouse's tables are there
+
+	mu       sync.Mutex
+	watched  []watched
+	measured stall
+}
+
+type watched struct {
+	name     string
+	consumer *kafka.Consumer
+	needed   bool // for chat
+}
+
+// stall is how the fold stood when it last moved.
+type stall struct {
+	passed int64
+	since  time.Time
+}
+
+// stalledAfter is how long the fold may stand still before records that wait for it make a node unready.
+const stalledAfter = 5 * time.Second
+
+// watch adds a consumer of this process to what is reported.
+func (h *health) watch(name string, consumer *kafka.Consumer, needed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watched = append(h.watched, watched{name, consumer, needed})
+}
+
+// Check asks Kafka, Postgres and ClickHouse at once.
+func (h *health) Check(ctx context.Context) (ready bool, parts map[string]string) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	var asking sync.WaitGroup
+	var ends, passed map[int32]int64
+	var kafkaErr, postgresErr, clickhouseErr error
+	asking.Go(func() { ends, kafkaErr = h.cluster.Ends(ctx) })
+	asking.Go(func() { passed, postgresErr = h.progress.Checkpoints(ctx) })
+	asking.Go(func() { clickhouseErr = h.clickhouse.Ping(ctx) })
+	asking.Wait()
+
+	parts = map[string]string{
+		"kafka": says(kafkaErr), "postgres": says(postgresErr), "clickhouse": says(clickhouseErr), "fold": "ok",
+	}
+	ready = kafkaErr == nil && postgresErr == nil
+	if clickhouseErr == nil && !h.analytics.Load() && h.isWatching() {
+		parts["clickhouse"] = "its tables are being made"
+	}
+	if ready {
+		behind, standing := h.foldStands(ends, passed)
+		if behind > 0 {
+			parts["fold"] = fmt.Sprintf("%d records behind", behind)
+		}
+		ready = behind == 0 || standing < stalledAfter
+	}
+	if !h.serving.Load() {
+		ready = false
+		if parts["fold"] == "ok" {
+			parts["fold"] = "catching up"
+		}
+	}
+	return h.consumersSay(parts) && ready, parts
+}
+
+func says(err error) string {
+	if err != nil {
+		return "does not answer"
+	}
+	return "ok"
+}
+
+func (h *health) isWatching() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.watched) > 0
+}
+
+// foldStands says how many records wait for the fold, and how long it has not moved while some did.
+func (h *health) foldStands(ends, passed map[int32]int64) (behind int64, standing time.Duration) {
+	var sum int64
+	for partition, end := range ends {
+		checkpoint, folded := passed[partition]
+		if !folded {
+			checkpoint = -1
+		}
+		behind += max(0, end-1-checkpoint)
+		sum += checkpoint
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if behind == 0 || sum != h.measured.passed || h.measured.since.IsZero() {
+		h.measured = stall{passed: sum, since: now}
+	}
+	return behind, now.Sub(h.measured.since)
+}
+
+// consumersSay adds this process' projectors to the parts, and reports whether those that chat needs run.
+func (h *health) consumersSay(parts map[string]string) (ready bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ready = true
+	for _, w := range h.watched {
+		status, lag := w.consumer.Status(), int64(0)
+		parts[w.name] = "ok"
+		for _, partition := range status.Partitions {
+			lag += partition.Lag
+			switch {
+			case partition.Stopped != nil:
+				parts[w.name] = fmt.Sprintf("stopped behind %d:%d", partition.Partition, partition.Position)
+				ready = ready && !w.needed
+			case partition.Waiting != nil:
+				parts[w.name] = "waits for its store"
+			}
+		}
+		if status.Outage != nil {
+			parts[w.name] = "cannot read the log"
+		}
+		if parts[w.name] == "ok" && lag > 10_000 {
+			parts[w.name] = fmt.Sprintf("%d records behind", lag)
+		}
+	}
+	return ready
+}
+
+// behind counts the records before some ends that the fold has not passed.
+func (h *health) behind(ctx context.Context, ends map[int32]int64) (int64, error) {
+	passed, err := h.progress.Checkpoints(ctx)
+	if err != nil {
+		return 0, err
+	}
+	behind, _ := h.foldStands(ends, passed)
+	return behind, nil
+}
+
+// idler notes that everything up to an instant has been written.
+type idler interface {
+	Idle(ctx context.Context, partition int32, at time.Time) error
+}
+
+// markIdle moves the watermark of a log that is quiet: nothing new is also something to know.
+func markIdle(ctx context.Context, consumer *kafka.Consumer, sink idler, log *slog.Logger) error {
+	const every = time.Second
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		var now time.Time
+		select {
+		case <-ctx.Done():
+			return nil
+		case now = <-ticker.C:
+		}
+		for _, partition := range consumer.Status().Partitions {
+			if partition.Lag > 0 || partition.Waiting != nil || partition.Stopped != nil {
+				continue
+			}
+			// A tick ago, since the end of the log is known from the last fetch.
+			if err := sink.Idle(ctx, partition.Partition, now.Add(-every)); err != nil && ctx.Err() == nil {
+				log.DebugContext(ctx, "watermark not moved", "error", err)
+			}
+		}
+	}
+}

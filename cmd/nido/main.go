@@ -1,0 +1,31 @@
+// Command nido hosts AI agents behind an API. It is one binary: each command is a struct in a file of its own.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/nidohq/nido/infra/engines"
+)
+
+func main() {
+	engines.RunChild() // does not return where this process is the ClickHouse child
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	var commands struct {
+		Dev       devCommand       `cmd:"" help:"Run everything in one process: the embedded engines and a node with every role."`
+		Serve     serveCommand     `cmd:"" help:"Run a node against external engines."`
+		Bootstrap bootstrapCommand `cmd:"" help:"Open an installation on external engines: account default and its administrator key."`
+		Ready     readyCommand     `cmd:"" help:"Ask the node on this machine whether it can serve chat."`
+		Engines   enginesCommand   `cmd:"" help:"Run only the embedded engines, or a command beside them."`
+	}
+	command := kong.Parse(&commands, kong.Name("nido"), kong.Description("Host AI agents behind an API."),
+		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(logger))
+	command.FatalIfErrorf(command.Run())
+}

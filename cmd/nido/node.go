@@ -1,0 +1,208 @@
+package main
+
+// This file is the wiring: plain calls, read from top to bottom. Engines first, then the fold, the write side, the
+// read side, the HTTP layer. How a node starts and stops is in run.go.
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/api"
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/infra/clickhouse"
+	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/keyring"
+	"github.com/nidohq/nido/infra/model"
+	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/requestlog"
+	"github.com/nidohq/nido/projections"
+)
+
+// readSchema holds the Postgres read models that are served.
+const readSchema = "read"
+
+// node is one process of Nido, wired and not yet running.
+type node struct {
+	settings nodeSettings
+	roles    []role
+	boot     string // names this life of the process; its turns carry it
+	log      *slog.Logger
+
+	pool       *pgxpool.Pool // for requests
+	foldPool   *pgxpool.Pool // for the fold and its listeners: requests cannot starve them
+	cluster    *kafka.Cluster
+	events     *kafka.Log
+	requests   *kafka.Requests
+	clickhouse *clickhouse.Client
+
+	progress    *projections.Progress
+	postgres    *projections.Postgres
+	analytics   *projections.ClickHouse
+	requestRows *projections.Requests
+	keyring     *keyring.Keyring
+	boots       *postgres.Boots
+	idempotency *postgres.Idempotency
+	queue       *requestlog.Queue
+
+	accounts      *commands.Accounts
+	agents        *commands.Agents
+	keys          *commands.Keys
+	conversations *commands.Conversations
+	chat          *commands.Chat
+	sweeper       *commands.Sweeper
+	models        *model.Router
+	health        *health
+	handler       http.Handler
+}
+
+func (n *node) has(r role) bool { return slices.Contains(n.roles, r) }
+
+// newNode wires a node. It needs Kafka and Postgres to be there; ClickHouse may come later.
+func newNode(ctx context.Context, settings nodeSettings, engines engineSettings, roles []role, log *slog.Logger) (n *node, err error) {
+	n = &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if err := n.openStores(ctx, engines); err != nil {
+		return nil, err
+	}
+	if err := n.wireFold(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.wireCommands(); err != nil {
+		return nil, err
+	}
+	return n, n.wireAPI()
+}
+
+// openStores connects to the engines and makes what lives in them but in no read model.
+func (n *node) openStores(ctx context.Context, engines engineSettings) error {
+	master, err := engines.masterKey()
+	if err != nil {
+		return err
+	}
+	if n.pool, err = postgres.Open(ctx, postgres.Config{URL: engines.PostgresURL, MaxConns: 24, ApplicationName: "nido"}); err != nil {
+		return err
+	}
+	if n.foldPool, err = postgres.Open(ctx, postgres.Config{URL: engines.PostgresURL, MaxConns: 6, ApplicationName: "nido fold"}); err != nil {
+		return err
+	}
+	if err := postgres.Migrate(ctx, n.foldPool); err != nil {
+		return err
+	}
+	if n.keyring, err = keyring.New(ctx, n.pool, master); err != nil {
+		return err
+	}
+	if n.boots, err = postgres.NewBoots(n.pool); err != nil {
+		return err
+	}
+	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
+	if n.clickhouse, err = clickhouse.New(clickhouse.Config{DSN: engines.ClickHouseURL}); err != nil {
+		return err
+	}
+	if n.cluster, err = kafka.Open(ctx, kafka.Config{
+		Brokers: engines.KafkaBrokers, Prefix: n.settings.KafkaPrefix, ClientID: "nido-" + n.boot,
+		Partitions: engines.KafkaPartitions, Logger: n.log,
+	}); err != nil {
+		return err
+	}
+	if n.events, err = n.cluster.Log(ctx); err != nil {
+		return err
+	}
+	n.requests, err = n.cluster.Requests(ctx)
+	return err
+}
+
+// wireFold makes the projectors and what waits for them.
+func (n *node) wireFold(ctx context.Context) error {
+	n.postgres = projections.NewPostgres(n.foldPool, readSchema, n.log)
+	if err := n.postgres.Prepare(ctx); err != nil {
+		return err
+	}
+	n.progress = projections.NewProgress(n.foldPool, readSchema, n.log)
+	n.analytics = projections.NewClickHouse(n.clickhouse, n.clickhouse.Folds, n.keyring, n.progress, n.log)
+	n.requestRows = projections.NewRequests(n.clickhouse, n.clickhouse.Database)
+	n.health = &health{pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress}
+	return nil
+}
+
+// wireCommands makes the write side.
+func (n *node) wireCommands() (err error) {
+	store := commands.Store{
+		Log: n.events, Streams: projections.NewStreams(n.pool), Outcomes: n.progress, Queue: commands.NewQueue(),
+	}
+	n.keys = commands.NewKeys(store)
+	n.accounts = commands.NewAccounts(store, n.keys)
+	n.agents = commands.NewAgents(store)
+	n.conversations = commands.NewConversations(store)
+	if n.models, err = model.New(model.Config{
+		BaseURL: n.settings.ModelBaseURL, APIKey: n.settings.ModelAPIKey,
+		AnthropicAPIKey: n.settings.AnthropicAPIKey, AnthropicBaseURL: n.settings.AnthropicBaseURL,
+		ProvidersFile: n.settings.Providers, Getenv: os.Getenv, Proxy: proxyFromEnvironment,
+	}); err != nil {
+		return fmt.Errorf("model providers: %w", err)
+	}
+	n.chat = commands.NewChat(commands.ChatConfig{Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Logger: n.log}, store, n.keyring, n.models)
+	n.sweeper = commands.NewSweeper(commands.SweeperConfig{Logger: n.log}, store, lifeSigns{n.boots},
+		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
+	n.queue, err = requestlog.NewQueue(requestlog.Config{Node: n.boot}, n.requests, n.keyring, n.log)
+	return err
+}
+
+// wireAPI is the end of the line: what answers HTTP. Nodes of other roles answer the probes only.
+func (n *node) wireAPI() (err error) {
+	n.handler, err = api.New(api.Config{
+		PublicURL: n.settings.publicURL(), BaseDomain: n.settings.BaseDomain, ChatTimeout: n.settings.TurnTimeout + chatMargin, Logger: n.log,
+		Open: func() bool { return n.has(roleAPI) && n.health.serving.Load() },
+
+		AccountCommands: n.accounts, AgentCommands: n.agents, KeyCommands: n.keys,
+		ConversationCommands: n.conversations, Turns: n.chat,
+
+		Callers: projections.NewKeys(n.pool), Accounts: projections.NewAccounts(n.pool), Agents: projections.NewAgents(n.pool),
+		Keys: projections.NewKeys(n.pool), Chats: projections.NewChat(n.pool), Conversations: projections.NewConversations(n.pool),
+		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
+		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds),
+
+		Keyring: n.keyring, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
+	})
+	return err
+}
+
+// close lets go of what was opened, clients before the connections they use.
+func (n *node) close() error {
+	var faults []error
+	if n.models != nil {
+		n.models.Close()
+	}
+	if n.requests != nil {
+		faults = append(faults, n.requests.Close())
+	}
+	if n.events != nil {
+		faults = append(faults, n.events.Close())
+	}
+	if n.cluster != nil {
+		faults = append(faults, n.cluster.Close())
+	}
+	if n.clickhouse != nil {
+		faults = append(faults, n.clickhouse.Close())
+	}
+	for _, pool := range []*pgxpool.Pool{n.pool, n.foldPool} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func proxyFromEnvironment(r *http.Request) (*url.URL, error) { return http.ProxyFromEnvironment(r) }

@@ -1,0 +1,236 @@
+package main
+
+// This file is a node's life: start, catch up with the log, serve, and stop in the order in which nothing is lost.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nidohq/nido/api"
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/requestlog"
+)
+
+const (
+	beatEvery = 5 * time.Second
+	// chatMargin is how much longer than its turn a chat's connection may stay open.
+	chatMargin = time.Minute
+	// flushTimeout bounds the wait for the request log at the end.
+	flushTimeout = 5 * time.Second
+)
+
+// run works until the context ends or a part fails. ready, if not nil, is called once the node serves.
+func (n *node) run(ctx context.Context, listener net.Listener, ready func()) error {
+	// The parts outlive the signal: turns that are being finished need the fold, and the request log its worker.
+	background, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopParts()
+	parts, background := errgroup.WithContext(background)
+	parts.Go(func() error { return ended(n.progress.Run(background)) })
+	if n.has(roleProjector) {
+		if err := n.startProjectors(parts, background); err != nil {
+			return err
+		}
+	}
+	if n.has(roleAPI) || n.has(roleSweeper) {
+		if err := n.boots.Beat(background, n.boot); err != nil { // before the first turn: its boot must be known
+			return fmt.Errorf("give the first life sign: %w", err)
+		}
+		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
+	}
+	queueDone := make(chan struct{})
+	go func() {
+		defer close(queueDone)
+		n.queue.Run(background)
+	}()
+
+	err := n.serve(ctx, background, parts, listener, ready)
+	n.chat.Close()
+	flush, giveUp := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer giveUp()
+	if lost := n.queue.Close(flush); lost != nil {
+		n.log.WarnContext(ctx, "request log not flushed", "error", lost)
+	}
+	if gone := n.boots.Remove(flush, n.boot); gone != nil {
+		n.log.WarnContext(ctx, "boot not signed off", "error", gone)
+	}
+	stopParts()
+	<-queueDone
+	return errors.Join(err, parts.Wait())
+}
+
+// serve answers HTTP until the context ends or a part fails, then finishes the running turns.
+func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, listener net.Listener, ready func()) error {
+	server := api.NewServer("", n.handler)
+	serving := make(chan error, 1)
+	go func() { serving <- server.Serve(listener) }()
+
+	err := n.catchUp(ctx, background)
+	if err == nil {
+		if n.has(roleSweeper) {
+			parts.Go(func() error { return n.sweeper.Run(background) })
+			parts.Go(func() error { return n.sweepAnswers(background) })
+		}
+		n.health.serving.Store(true)
+		if ready != nil {
+			ready()
+		}
+		select {
+		case <-ctx.Done():
+		case <-background.Done():
+		case err = <-serving:
+			err = fmt.Errorf("serve HTTP: %w", err)
+		}
+	}
+	stopping, giveUp := context.WithTimeout(context.WithoutCancel(ctx), n.settings.StopTimeout)
+	defer giveUp()
+	if unfinished := server.Shutdown(stopping); unfinished != nil {
+		n.log.WarnContext(ctx, "requests cut off", "error", unfinished)
+		_ = server.Close() // its errors are those of connections that are being cut off anyway
+	}
+	return err
+}
+
+// catchUp waits until the fold has passed everything that was in the log when the node started: what was answered
+// before must be visible before anything is answered anew.
+func (n *node) catchUp(ctx, background context.Context) error {
+	ends, err := n.cluster.Ends(ctx)
+	if err != nil {
+		return fmt.Errorf("read the log's ends: %w", err)
+	}
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		behind, err := n.health.behind(ctx, ends)
+		if err == nil && behind == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-background.Done():
+			return nil // a part has failed and says why itself
+		case <-ticker.C:
+		}
+	}
+}
+
+// startProjectors makes the consumers: the fold into Postgres, and, once ClickHouse is there, what goes into it.
+func (n *node) startProjectors(parts *errgroup.Group, ctx context.Context) error {
+	if err := n.startFold(parts, ctx); err != nil {
+		return err
+	}
+	parts.Go(func() error { return n.runAnalytics(ctx) })
+	return nil
+}
+
+// startFold makes the consumer that folds the log into Postgres.
+func (n *node) startFold(parts *errgroup.Group, ctx context.Context) error {
+	fold, err := n.cluster.Consumer(kafka.ConsumerConfig{
+		Topic: n.cluster.Events(), Name: "postgres", Handler: kafka.Commits(n.postgres),
+	})
+	if err != nil {
+		return err
+	}
+	n.health.watch("postgres projector", fold, true)
+	parts.Go(func() error { return ended(fold.Run(ctx)) })
+	return nil
+}
+
+// runAnalytics prepares ClickHouse as soon as it answers and then fills it. Nothing else waits for it.
+func (n *node) runAnalytics(ctx context.Context) error {
+	if err := n.prepareAnalytics(ctx); err != nil {
+		return ended(err)
+	}
+	sink := requestlog.NewSink(n.requestRows, n.keyring, n.log)
+	events, err := n.cluster.Consumer(kafka.ConsumerConfig{
+		Topic: n.cluster.Events(), Name: "clickhouse", Handler: kafka.Commits(n.analytics), MaxRecords: 5000, Linger: analyticsLinger,
+	})
+	if err != nil {
+		return err
+	}
+	requests, err := n.cluster.Consumer(kafka.ConsumerConfig{
+		Topic: n.cluster.RequestsTopic(), Name: "requests", Handler: kafka.Bundles(sink), Expires: true, Linger: analyticsLinger,
+	})
+	if err != nil {
+		return err
+	}
+	n.health.watch("clickhouse projector", events, false)
+	n.health.watch("request log", requests, false)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ended(events.Run(ctx)) })
+	group.Go(func() error { return ended(requests.Run(ctx)) })
+	group.Go(func() error { return markIdle(ctx, events, n.analytics, n.log) })
+	group.Go(func() error { return markIdle(ctx, requests, sink, n.log) })
+	return group.Wait()
+}
+
+// analyticsLinger lets small batches grow: ClickHouse is at its best with few large ones.
+const analyticsLinger = 100 * time.Millisecond
+
+// prepareAnalytics makes databases and tables, again and again until ClickHouse has them.
+func (n *node) prepareAnalytics(ctx context.Context) error {
+	told := false
+	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := n.clickhouse.Prepare(ctx)
+		if err == nil {
+			err = n.requestRows.Prepare(ctx)
+		}
+		if err == nil {
+			err = n.analytics.Prepare(ctx)
+		}
+		if err == nil {
+			n.health.analytics.Store(true)
+			return nil
+		}
+		if !told {
+			n.log.WarnContext(ctx, "clickhouse is not ready; logs and statistics wait for it", "error", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// sweepAnswers forgets answers whose Idempotency-Key has expired.
+func (n *node) sweepAnswers(ctx context.Context) error {
+	ticker := time.NewTicker(time.Minute)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if _, err := n.idempotency.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "expired answers not forgotten", "error", err)
+		}
+	}
+}
+
+// ended drops the error of a part that was told to end.
+func ended(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// closing adds the error of a clean-up to one that came before.
+func closing(err error, clean func() error) error { return errors.Join(err, clean()) }
+
+// ignoreClosed: a server that was shut down has closed its listener itself.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

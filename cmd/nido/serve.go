@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+)
+
+// serveCommand runs a node against external engines.
+type serveCommand struct {
+	Roles []string `help:"What this node does: api, projector, sweeper." default:"api,projector,sweeper" env:"NIDO_ROLES"`
+	nodeSettings
+	engineSettings
+}
+
+// Run implements kong's command.
+func (c serveCommand) Run(ctx context.Context, log *slog.Logger) error {
+	roles, err := parseRoles(c.Roles)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	n, err := newNode(ctx, c.nodeSettings, c.engineSettings, roles, log)
+	if err != nil {
+		return closing(err, listener.Close)
+	}
+	err = n.run(ctx, listener, func() {
+		log.InfoContext(ctx, "serving", "address", listener.Addr().String(), "roles", c.Roles, "boot", n.boot)
+	})
+	return closing(err, n.close)
+}
+
+// listen takes the port before anything else is started: a taken one should be heard of at once.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve on %s, choose another address with --listen: %w", address, err)
+	}
+	return listener, nil
+}

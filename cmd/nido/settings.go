@@ -1,0 +1,81 @@
+package main
+
+// This file stands before everything: what a node is told by its environment and its command line. Nothing else in
+// Nido reads the environment.
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// role is a part of the work; a process takes on one or more.
+type role string
+
+const (
+	roleAPI       role = "api"       // answers HTTP and runs chat turns
+	roleProjector role = "projector" // folds the log into Postgres and ClickHouse
+	roleSweeper   role = "sweeper"   // ends what dead nodes left behind
+)
+
+var allRoles = []role{roleAPI, roleProjector, roleSweeper}
+
+// nodeSettings is what every node needs to know but where its engines are.
+type nodeSettings struct {
+	Listen      string        `help:"Where to serve HTTP." default:"127.0.0.1:8080" env:"NIDO_LISTEN" placeholder:"ADDR"`
+	BaseDomain  string        `help:"The domain below which each agent has its host." default:"localhost" env:"NIDO_BASE_DOMAIN"`
+	PublicURL   string        `help:"Where clients reach the management API; by default the base domain and the port." env:"NIDO_PUBLIC_URL" placeholder:"URL"`
+	KafkaPrefix string        `help:"First part of the names of topics and consumer groups." default:"nido" env:"NIDO_KAFKA_PREFIX"`
+	TurnTimeout time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
+	StopTimeout time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
+
+	ModelBaseURL     string `help:"An OpenAI-compatible API, /v1 included." env:"NIDO_MODEL_BASE_URL" placeholder:"URL"`
+	ModelAPIKey      string `help:"Its key." env:"NIDO_MODEL_API_KEY" placeholder:"KEY"`
+	AnthropicAPIKey  string `help:"Turns Anthropic on, for models named claude…" env:"ANTHROPIC_API_KEY" placeholder:"KEY"`
+	AnthropicBaseURL string `help:"Anthropic's API, elsewhere than usual." env:"ANTHROPIC_BASE_URL" placeholder:"URL"`
+	Providers        string `help:"A JSON file that maps model names to further providers." env:"NIDO_PROVIDERS" type:"path" placeholder:"FILE"`
+}
+
+// engineSettings is where the engines are, and the key that wraps all data keys.
+type engineSettings struct {
+	KafkaBrokers    []string `help:"Kafka's brokers." env:"NIDO_KAFKA_BROKERS" required:"" placeholder:"HOST:PORT"`
+	KafkaPartitions int32    `help:"Partitions of the events topic where it does not exist yet; they cannot be changed later." default:"1" env:"NIDO_KAFKA_PARTITIONS"`
+	PostgresURL     string   `help:"Postgres." env:"NIDO_POSTGRES_URL" required:"" placeholder:"URL"`
+	ClickHouseURL   string   `help:"ClickHouse, on its native protocol." env:"NIDO_CLICKHOUSE_URL" required:"" placeholder:"URL"`
+	MasterKey       string   `help:"32 bytes in base64; wraps every data key." env:"NIDO_MASTER_KEY" required:"" placeholder:"KEY"`
+}
+
+func (s engineSettings) masterKey() ([]byte, error) {
+	key, err := base64.StdEncoding.DecodeString(s.MasterKey)
+	if err != nil || len(key) != 32 {
+		return nil, errors.New("NIDO_MASTER_KEY must be 32 bytes in base64, such as `openssl rand -base64 32` prints")
+	}
+	return key, nil
+}
+
+// publicURL is where clients reach the management API.
+func (s nodeSettings) publicURL() string {
+	if s.PublicURL != "" {
+		return strings.TrimSuffix(s.PublicURL, "/")
+	}
+	_, port, err := net.SplitHostPort(s.Listen)
+	if err != nil || port == "80" {
+		return "http://" + s.BaseDomain
+	}
+	return "http://" + net.JoinHostPort(s.BaseDomain, port)
+}
+
+func parseRoles(names []string) ([]role, error) {
+	var roles []role
+	for _, name := range names {
+		if !slices.Contains(allRoles, role(name)) {
+			return nil, fmt.Errorf("--roles: there is no role %q; the roles are api, projector and sweeper", name)
+		}
+		roles = append(roles, role(name))
+	}
+	return roles, nil
+}

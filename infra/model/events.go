@@ -1,0 +1,98 @@
+package model
+
+// This file stands below a streamed reply: the lines of a text/event-stream become events.
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"sync"
+)
+
+// eventReader reads the data of server-sent events. Comments, names and ids of events are passed over.
+type eventReader struct {
+	lines *bufio.Reader
+	long  []byte // a line that does not fit into the buffer
+	data  []byte
+	limit int
+}
+
+const keptBuffer = 16 << 10 // bytes; what grew larger is not kept for the next call
+
+var eventReaders = sync.Pool{New: func() any { return &eventReader{lines: bufio.NewReader(nil)} }}
+
+func newEventReader(body io.Reader, limit int) *eventReader {
+	r := eventReaders.Get().(*eventReader)
+	r.lines.Reset(body)
+	r.limit = limit
+	return r
+}
+
+func (r *eventReader) free() {
+	r.lines.Reset(nil)
+	if cap(r.data) > keptBuffer || cap(r.long) > keptBuffer {
+		r.data, r.long = nil, nil
+	}
+	eventReaders.Put(r)
+}
+
+// next returns the data of the next event, which is good until the next call. An event that the end of the body cuts
+// short counts as one: some servers leave the last empty line out.
+func (r *eventReader) next() ([]byte, error) {
+	r.data = r.data[:0]
+	found := false
+	for {
+		line, err := r.line()
+		if len(line) == 0 && found && (err == nil || err == io.EOF) {
+			return r.data, nil
+		}
+		if value, ok := dataOf(line); ok {
+			if found {
+				r.data = append(r.data, '\n')
+			}
+			found = true
+			if r.data = append(r.data, value...); len(r.data) > r.limit {
+				return nil, replyTooLarge()
+			}
+		}
+		if err == io.EOF && found {
+			return r.data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// line reads one line without its end.
+func (r *eventReader) line() ([]byte, error) {
+	line, err := r.lines.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		r.long = r.long[:0]
+		for errors.Is(err, bufio.ErrBufferFull) {
+			if r.long = append(r.long, line...); len(r.long) > r.limit {
+				return nil, replyTooLarge()
+			}
+			line, err = r.lines.ReadSlice('\n')
+		}
+		r.long = append(r.long, line...)
+		line = r.long
+	}
+	line = bytes.TrimSuffix(line, []byte{'\n'})
+	return bytes.TrimSuffix(line, []byte{'\r'}), err
+}
+
+func dataOf(line []byte) ([]byte, bool) {
+	value, ok := bytes.CutPrefix(line, []byte("data"))
+	if !ok {
+		return nil, false
+	}
+	if len(value) == 0 {
+		return nil, true
+	}
+	if value[0] != ':' {
+		return nil, false
+	}
+	return bytes.TrimPrefix(value[1:], []byte{' '}), true
+}
