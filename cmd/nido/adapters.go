@@ -79,10 +79,18 @@ func (o once) Begin(ctx context.Context, account, caller, key string, fingerprin
 
 // Finish implements api.Idempotency.
 func (o once) Finish(ctx context.Context, account, caller, key string, answer api.Recorded) error {
-	return o.store.Finish(ctx, account, caller, key, o.boot, postgres.Response(answer))
+	return stillOurs(o.store.Finish(ctx, account, caller, key, o.boot, postgres.Response(answer)))
 }
 
 // Abandon implements api.Idempotency.
 func (o once) Abandon(ctx context.Context, account, caller, key string) error {
-	return o.store.Abandon(ctx, account, caller, key, o.boot)
+	return stillOurs(o.store.Abandon(ctx, account, caller, key, o.boot))
+}
+
+// stillOurs: another node took the request over and keeps the answer. It is the same one, made from the same inputs.
+func stillOurs(err error) error {
+	if errors.Is(err, postgres.ErrTakenOver) {
+		return nil
+	}
+	return err
 }

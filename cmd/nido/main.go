@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // statistics by day need time zones, and minimal images have none
 
 	"github.com/alecthomas/kong"
 

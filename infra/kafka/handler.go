@@ -1,0 +1,90 @@
+package kafka
+
+// This file stands at the seam to the fold: what a projector implements, and how records become what it understands.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/projections"
+)
+
+// Batch is records of one partition, one behind the other. PlaceOf knows each message's offset.
+type Batch struct {
+	Topic     string
+	Partition int32
+	Messages  []*message.Message
+}
+
+// Handler folds batches and keeps the checkpoint.
+type Handler interface {
+	// Checkpoint returns the offset of the last record that was folded, and the hash that came with it, or -1.
+	Checkpoint(ctx context.Context, partition int32) (offset int64, hash []byte, err error)
+	// Apply folds a batch and moves the checkpoint from after to the batch's last offset, both or neither. The context
+	// ends with the assignment. Its error decides what happens next: one that wraps ErrReseek (the checkpoint was not
+	// at after) has the consumer seek anew; one that wraps domain.ErrUndecodable stops the partition; after any other
+	// the same batch comes again.
+	Apply(ctx context.Context, after int64, batch Batch) error
+}
+
+// CommitHandler is a Handler of the events topic.
+// Its Apply may wrap projections.ErrFenced, which means ErrReseek.
+type CommitHandler interface {
+	Checkpoint(ctx context.Context, partition int32) (offset int64, hash []byte, err error)
+	// Apply is Handler's; the checkpoint becomes the last commit's offset and Hash.
+	Apply(ctx context.Context, partition int32, after int64, batch []domain.Recorded) error
+}
+
+// Commits decodes records for a CommitHandler.
+func Commits(handler CommitHandler) Handler { return commits{handler} }
+
+type commits struct{ CommitHandler }
+
+func (c commits) Apply(ctx context.Context, after int64, batch Batch) error {
+	recorded := make([]domain.Recorded, len(batch.Messages))
+	for i, msg := range batch.Messages {
+		var err error
+		if recorded[i], err = Decode(msg); err != nil {
+			return err
+		}
+	}
+	return reseeking(c.CommitHandler.Apply(ctx, batch.Partition, after, recorded))
+}
+
+// BundleHandler is a Handler of the requests topic.
+// Its Apply may wrap projections.ErrFenced, which means ErrReseek.
+type BundleHandler interface {
+	Checkpoint(ctx context.Context, partition int32) (offset int64, hash []byte, err error)
+	// Apply is Handler's; the checkpoint becomes last and hash.
+	Apply(ctx context.Context, partition int32, after, last int64, hash []byte, payloads [][]byte) error
+}
+
+// Bundles hands payloads as they are.
+func Bundles(handler BundleHandler) Handler { return bundles{handler} }
+
+type bundles struct{ BundleHandler }
+
+func (b bundles) Apply(ctx context.Context, after int64, batch Batch) error {
+	payloads := make([][]byte, len(batch.Messages))
+	for i, msg := range batch.Messages {
+		payloads[i] = msg.Payload
+	}
+	end := len(batch.Messages) - 1
+	last, err := placeIn(batch, end)
+	if err != nil {
+		return err
+	}
+	return reseeking(b.BundleHandler.Apply(ctx, batch.Partition, after, last.Offset, Hash(last.Key, payloads[end]), payloads))
+}
+
+// reseeking says in this package's words that the handler's compare-and-set failed.
+func reseeking(err error) error {
+	if errors.Is(err, projections.ErrFenced) {
+		return fmt.Errorf("%w: %w", ErrReseek, err)
+	}
+	return err
+}

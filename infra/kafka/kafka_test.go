@@ -1,0 +1,371 @@
+package kafka
+
+// This file is the tests' own: real brokers in this process, and handlers that keep checkpoints as a store does.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/projections"
+)
+
+// brokers is a cluster of real brokers that can be stopped and started again with the same data and addresses.
+type brokers struct {
+	t       *testing.T
+	options []kfake.Opt
+	ports   []int
+	addrs   []string
+	cluster *kfake.Cluster
+}
+
+// startBrokers starts brokers as the embedded engine does: durable, with synced writes.
+func startBrokers(t *testing.T, count int) *brokers {
+	t.Helper()
+	b := &brokers{t: t, options: []kfake.Opt{kfake.DataDir(t.TempDir()), kfake.SyncWrites(), kfake.NumBrokers(count), kfake.ClusterID("nido")}}
+	b.start()
+	t.Cleanup(b.stop)
+	return b
+}
+
+func (b *brokers) start() {
+	b.t.Helper()
+	options := b.options
+	if len(b.ports) > 0 {
+		options = append(slices.Clone(options), kfake.Ports(b.ports...))
+	}
+	cluster, err := kfake.NewCluster(options...)
+	if err != nil {
+		b.t.Fatalf("start the brokers: %v", err)
+	}
+	b.cluster, b.addrs, b.ports = cluster, cluster.ListenAddrs(), nil
+	for _, addr := range b.addrs {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		number, err := strconv.Atoi(port)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		b.ports = append(b.ports, number)
+	}
+}
+
+func (b *brokers) stop() {
+	if b.cluster != nil {
+		b.cluster.Close()
+		b.cluster = nil
+	}
+}
+
+func (b *brokers) config() Config {
+	return Config{Brokers: b.addrs, Prefix: "test", Logger: slog.New(slog.DiscardHandler)}
+}
+
+// open opens the cluster and its log.
+func (b *brokers) open(partitions int32) (*Cluster, *Log) {
+	b.t.Helper()
+	config := b.config()
+	config.Partitions = partitions
+	cluster, err := Open(b.t.Context(), config)
+	if err != nil {
+		b.t.Fatalf("open: %v", err)
+	}
+	log, err := cluster.Log(b.t.Context())
+	if err != nil {
+		b.t.Fatalf("open the log: %v", err)
+	}
+	b.t.Cleanup(func() {
+		if err := errors.Join(log.Close(), cluster.Close()); err != nil {
+			b.t.Errorf("close: %v", err)
+		}
+	})
+	return cluster, log
+}
+
+// someCommit is a well-formed commit; n tells commits apart.
+func someCommit(n int) domain.Commit {
+	return domain.Commit{
+		Stream: domain.NewStreamID("agent", fmt.Sprintf("agt_%d", n)), Base: domain.Version(n), Command: fmt.Sprintf("cmd_%d", n),
+		Account: "acc_1", Actor: domain.Actor{Kind: "key", ID: "key_1"},
+		Time:  time.Date(2026, 11, 21, 10, 0, 0, 123456000, time.UTC),
+		Trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		Events: []domain.Stored{
+			{Type: "agent.renamed", Schema: 1, Data: json.RawMessage(`{"name":"Ñandú <1>"}`)},
+			{Type: "agent.paused", Schema: 2, Data: json.RawMessage(`{}`)},
+		},
+	}
+}
+
+func (b *brokers) append(log *Log, from, count int) []domain.Position {
+	b.t.Helper()
+	positions := make([]domain.Position, count)
+	var wait sync.WaitGroup
+	for i := range count {
+		wait.Go(func() {
+			position, err := log.Append(b.t.Context(), someCommit(from+i))
+			if err != nil {
+				b.t.Errorf("append %d: %v", from+i, err)
+			}
+			positions[i] = position
+		})
+	}
+	wait.Wait()
+	return positions
+}
+
+// store is a CommitHandler that keeps what it gets in memory, compare-and-set as a database would.
+type store struct {
+	mu      sync.Mutex
+	offsets map[int32]int64
+	hashes  map[int32][]byte
+	applied map[domain.Position]int
+	batches []int
+	starts  []int64       // the first offset of every batch
+	fail    func() error  // called before every Apply
+	changed chan struct{} // closed and replaced at every change
+}
+
+func newStore() *store {
+	return &store{offsets: map[int32]int64{}, hashes: map[int32][]byte{}, applied: map[domain.Position]int{}, changed: make(chan struct{})}
+}
+
+func (s *store) Checkpoint(_ context.Context, partition int32) (int64, []byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	offset, ok := s.offsets[partition]
+	if !ok {
+		return -1, nil, nil
+	}
+	return offset, s.hashes[partition], nil
+}
+
+func (s *store) Apply(ctx context.Context, partition int32, after int64, batch []domain.Recorded) error {
+	s.mu.Lock()
+	fail := s.fail
+	s.mu.Unlock()
+	if fail != nil {
+		if err := fail(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	current, ok := s.offsets[partition]
+	if !ok {
+		current = -1
+	}
+	if current != after {
+		return fmt.Errorf("apply: %w", projections.ErrFenced)
+	}
+	for i, recorded := range batch {
+		if recorded.Offset != after+1+int64(i) {
+			return fmt.Errorf("offset %d comes behind %d", recorded.Offset, after+int64(i))
+		}
+		s.applied[recorded.Position]++
+	}
+	last := batch[len(batch)-1]
+	s.offsets[partition], s.hashes[partition] = last.Offset, last.Hash
+	s.batches, s.starts = append(s.batches, len(batch)), append(s.starts, batch[0].Offset)
+	s.signal()
+	return nil
+}
+
+func (s *store) signal() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// set moves the checkpoint from outside.
+func (s *store) set(partition int32, offset int64, hash []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.offsets[partition], s.hashes[partition] = offset, hash
+	s.signal()
+}
+
+func (s *store) failing(fail func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = fail
+}
+
+// await waits until the condition, which sees the store locked, holds.
+func (s *store) await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	for {
+		s.mu.Lock()
+		holds, changed := condition(), s.changed
+		s.mu.Unlock()
+		if holds {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("waited too long: %s", what)
+		}
+	}
+}
+
+func (s *store) sum() (applied int) {
+	for _, times := range s.applied {
+		applied += times
+	}
+	return applied
+}
+
+// poll waits for a condition that nobody signals.
+func poll(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(30 * time.Second)
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("waited too long: %s", what)
+		}
+	}
+}
+
+// run starts a consumer of commits and returns how to stop it and get Run's error.
+func run(t *testing.T, cluster *Cluster, config ConsumerConfig) (consumer *Consumer, stop func() error) {
+	t.Helper()
+	if config.Topic == "" {
+		config.Topic = cluster.Events()
+	}
+	if config.Name == "" {
+		config.Name = "postgres"
+	}
+	consumer, err := cluster.Consumer(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- consumer.Run(ctx) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(20 * time.Second):
+			return errors.New("the consumer does not stop")
+		}
+	})
+	t.Cleanup(func() { ignore(stop()) })
+	return consumer, stop
+}
+
+// refused runs a consumer that must end by itself.
+func refused(t *testing.T, cluster *Cluster, config ConsumerConfig) error {
+	t.Helper()
+	config.Topic, config.Name = cluster.Events(), "postgres"
+	consumer, err := cluster.Consumer(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err = consumer.Run(ctx)
+	if ctx.Err() != nil {
+		t.Fatal("the consumer went on")
+	}
+	return err
+}
+
+// hold keeps the next produce request without an answer until release is closed, and says when it has come.
+func (b *brokers) hold(release <-chan struct{}, asked chan<- struct{}) {
+	b.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		asked <- struct{}{}
+		b.cluster.SleepControl(func() { <-release })
+		return nil, nil, false
+	})
+}
+
+// answerDuplicate lets the broker answer the next produce request as one does that knows the batch, but no longer its
+// offset.
+func (b *brokers) answerDuplicate() {
+	b.cluster.ControlKey(int16(kmsg.Produce), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		produce := request.(*kmsg.ProduceRequest)
+		response := produce.ResponseKind().(*kmsg.ProduceResponse)
+		for _, topic := range produce.Topics {
+			answer := kmsg.NewProduceResponseTopic()
+			answer.Topic, answer.TopicID = topic.Topic, topic.TopicID
+			for _, partition := range topic.Partitions {
+				duplicate := kmsg.NewProduceResponseTopicPartition()
+				duplicate.Partition, duplicate.ErrorCode, duplicate.BaseOffset = partition.Partition, kerr.DuplicateSequenceNumber.Code, -1
+				answer.Partitions = append(answer.Partitions, duplicate)
+			}
+			response.Topics = append(response.Topics, answer)
+		}
+		return response, nil, true
+	})
+}
+
+// deleteBefore makes a topic's partition 0 begin later, as retention does.
+func deleteBefore(t *testing.T, b *brokers, topic string, offset int64) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := kadm.NewClient(client)
+	defer admin.Close()
+	offsets := kadm.Offsets{}
+	offsets.AddOffset(topic, 0, offset, -1)
+	deleted, err := admin.DeleteRecords(t.Context(), offsets)
+	if err == nil {
+		err = deleted.Error()
+	}
+	if err != nil {
+		t.Fatalf("delete records: %v", err)
+	}
+}
+
+// lines keeps what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+func (l *lines) count(what string) int { return strings.Count(l.String(), what) }

@@ -1,0 +1,252 @@
+package kafka
+
+// This file stands at one partition of one session: records come in order, batches go to the fold.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/nidohq/nido/domain"
+)
+
+// lane is a partition's way to the handler. One goroutine at a time works on it.
+type lane struct {
+	session   *session
+	partition int32
+	place     *place
+	logger    *slog.Logger
+
+	stored int64  // the handler's checkpoint, from which it compares and sets
+	next   int64  // the offset that must come next
+	proof  []byte // the hash of the record at the checkpoint, as the handler keeps it
+	proven bool   // no record needs to be compared with it, or one has been
+}
+
+// run ends with nil once the session does, or with ErrReseek, ErrLogBehind or ErrLogDiffers.
+func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, mark func(next int64)) error {
+	for {
+		batch, ok := l.collect(ctx, records)
+		if !ok {
+			return nil
+		}
+		batch, err := l.check(ctx, batch)
+		if err == nil && len(batch.Messages) > 0 {
+			err = l.apply(ctx, batch)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil // the partition may be another's by now
+		case err == nil:
+			mark(l.next)
+		case errors.Is(err, domain.ErrUndecodable), errors.Is(err, ErrGap):
+			l.place.stop(err)
+			l.logger.ErrorContext(ctx, "projector stopped", "offset", l.next, "error", err)
+			l.discard(ctx, records)
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+// collect waits for a record and takes along what has arrived behind it.
+func (l *lane) collect(ctx context.Context, records <-chan *sarama.ConsumerMessage) (Batch, bool) {
+	limits := l.session.consumer.ConsumerConfig
+	batch := Batch{Topic: limits.Topic, Partition: l.partition}
+	size := 0
+	take := func(record *sarama.ConsumerMessage) {
+		batch.Messages = append(batch.Messages, fromRecord(record))
+		size += len(record.Key) + len(record.Value)
+		for _, header := range record.Headers {
+			size += len(header.Key) + len(header.Value)
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return batch, false
+	case record, ok := <-records:
+		if !ok {
+			return batch, false
+		}
+		take(record)
+	}
+	var enough <-chan time.Time
+	if limits.Linger > 0 {
+		timer := time.NewTimer(limits.Linger)
+		defer timer.Stop()
+		enough = timer.C
+	}
+	for len(batch.Messages) < limits.MaxRecords && size < limits.MaxBytes {
+		select {
+		case record, ok := <-records:
+			if !ok {
+				return batch, false // the partition is being taken away
+			}
+			take(record)
+			continue
+		default:
+		}
+		if enough == nil {
+			break
+		}
+		select {
+		case record, ok := <-records:
+			if !ok {
+				return batch, false
+			}
+			take(record)
+		case <-enough:
+			enough = nil
+		case <-ctx.Done():
+			return batch, false
+		}
+	}
+	return batch, true
+}
+
+// check compares the first record after a seek with the checkpoint's hash, and takes it out; and it sees to it that
+// no record is missing.
+func (l *lane) check(ctx context.Context, batch Batch) (Batch, error) {
+	first, err := placeIn(batch, 0)
+	if err != nil {
+		return batch, err
+	}
+	if !l.proven {
+		if first.Offset != l.stored {
+			return batch, fmt.Errorf("%w: partition %d has offset %d where the checkpoint %d should be", ErrLogDiffers, l.partition, first.Offset, l.stored)
+		}
+		if !bytes.Equal(l.proof, Hash(first.Key, batch.Messages[0].Payload)) {
+			return batch, fmt.Errorf("%w: partition %d, offset %d has another hash than the checkpoint", ErrLogDiffers, l.partition, l.stored)
+		}
+		l.proven = true
+		batch.Messages = batch.Messages[1:]
+	}
+	expected := l.next
+	for i := range batch.Messages {
+		at, err := placeIn(batch, i)
+		if err != nil {
+			return batch, err
+		}
+		if at.Offset != expected {
+			if at.Offset < expected || !l.session.consumer.Expires {
+				return batch, fmt.Errorf("%w: partition %d has offset %d where %d should be", ErrGap, l.partition, at.Offset, expected)
+			}
+			l.logger.WarnContext(ctx, "records expired before they were read", "expected", expected, "found", at.Offset)
+		}
+		expected = at.Offset + 1
+	}
+	return batch, nil
+}
+
+// apply hands a batch over. Where a record in it cannot be decoded, the records before it still count. The handler may
+// have folded them already, so it is asked, and gets the rest one by one: the partition stops exactly in front of the
+// culprit.
+func (l *lane) apply(ctx context.Context, batch Batch) error {
+	err := l.hand(ctx, batch)
+	if !errors.Is(err, domain.ErrUndecodable) || len(batch.Messages) == 1 {
+		return err
+	}
+	if err := l.ask(ctx, batch); err != nil {
+		return err
+	}
+	for i, msg := range batch.Messages {
+		at, err := placeIn(batch, i)
+		if err != nil {
+			return err
+		}
+		if at.Offset < l.next {
+			continue
+		}
+		if err := l.hand(ctx, Batch{Topic: batch.Topic, Partition: batch.Partition, Messages: []*message.Message{msg}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hand repeats a batch until the handler's store takes it.
+func (l *lane) hand(ctx context.Context, batch Batch) error {
+	last, err := placeIn(batch, len(batch.Messages)-1)
+	if err != nil {
+		return err
+	}
+	if err := l.persist(ctx, func() error { return l.session.consumer.Handler.Apply(ctx, l.stored, batch) }); err != nil {
+		return err
+	}
+	l.stored, l.next = last.Offset, last.Offset+1
+	l.place.moved(last.Offset)
+	if l.session.progress.CompareAndSwap(false, true) {
+		l.session.moved()
+	}
+	return nil
+}
+
+// ask reads the handler's checkpoint again, which a batch of ours may have moved, but only within itself.
+func (l *lane) ask(ctx context.Context, batch Batch) error {
+	last, err := placeIn(batch, len(batch.Messages)-1)
+	if err != nil {
+		return err
+	}
+	return l.persist(ctx, func() error {
+		stored, _, err := l.session.consumer.Handler.Checkpoint(ctx, l.partition)
+		if err != nil {
+			return err
+		}
+		if stored < l.stored || stored > last.Offset {
+			return fmt.Errorf("%w: from %d to %d", ErrReseek, l.stored, stored)
+		}
+		l.stored, l.next = stored, stored+1
+		l.place.moved(stored)
+		return nil
+	})
+}
+
+// persist repeats a call while the handler's store is down. It returns what repeating does not help against.
+func (l *lane) persist(ctx context.Context, call func() error) error {
+	down := trouble{logger: l.logger, begin: "projector waits for its store", done: "projector goes on", most: maxBackoff}
+	for {
+		err := call()
+		switch {
+		case err == nil:
+			down.over(ctx)
+			l.place.wait(nil)
+			return nil
+		case errors.Is(err, domain.ErrUndecodable), errors.Is(err, ErrReseek):
+			return err
+		}
+		l.place.wait(err)
+		if err := down.wait(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// discard reads on without folding, so that the lag that Status tells stays true.
+func (l *lane) discard(ctx context.Context, records <-chan *sarama.ConsumerMessage) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-records:
+			if !ok {
+				return
+			}
+		}
+	}
+}
+
+// placeIn is PlaceOf for a batch's own messages, which all have one.
+func placeIn(batch Batch, i int) (Place, error) {
+	place, ok := PlaceOf(batch.Messages[i])
+	if !ok {
+		return Place{}, fmt.Errorf("%s, partition %d: message %d of the batch has no place", batch.Topic, batch.Partition, i)
+	}
+	return place, nil
+}

@@ -1,0 +1,594 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+)
+
+var _ commands.Log = (*Log)(nil)
+
+func TestACommitIsReadAsItWasAppended(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	cluster, log := brokers.open(1)
+	commit := someCommit(7)
+	position, err := log.Append(t.Context(), commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read []domain.Recorded
+	if err := cluster.ReadAll(t.Context(), func(recorded domain.Recorded) error { read = append(read, recorded); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(read) != 1 || read[0].Position != position || len(read[0].Hash) != 32 {
+		t.Fatalf("read %+v, want one commit at %+v", read, position)
+	}
+	// The log keeps JSON escaped for HTML, as the codec writes it.
+	commit.Events[0].Data = []byte(`{"name":"Ñandú \u003c1\u003e"}`)
+	if !reflect.DeepEqual(read[0].Commit, commit) {
+		t.Errorf("read\n%+v\nwant\n%+v", read[0].Commit, commit)
+	}
+}
+
+func TestAForeignClientSeesACloudEvent(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	cluster, log := brokers.open(3)
+	position, err := log.Append(t.Context(), someCommit(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...), kgo.ConsumeTopics(cluster.Events()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	records := client.PollFetches(ctx).Records()
+	if len(records) != 1 {
+		t.Fatalf("%d records, want 1", len(records))
+	}
+	record := records[0]
+	if record.Partition != position.Partition || record.Offset != position.Offset {
+		t.Errorf("it is at %d:%d, the acknowledgement said %+v", record.Partition, record.Offset, position)
+	}
+	if string(record.Key) != "agent-agt_7" {
+		t.Errorf("key %q", record.Key)
+	}
+	headers := map[string]string{}
+	for _, header := range record.Headers {
+		headers[header.Key] = string(header.Value)
+	}
+	want := map[string]string{
+		"ce_specversion": "1.0", "ce_id": "cmd_7.7", "ce_source": "/nido", "ce_type": "com.nido.commit.v1",
+		"ce_subject": "agent-agt_7", "ce_partitionkey": "agent-agt_7", "ce_time": "2026-11-21T10:00:00.123456Z", "ce_account": "acc_1",
+		"ce_traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "content-type": "application/json",
+	}
+	if !reflect.DeepEqual(headers, want) || len(record.Headers) != len(want) {
+		t.Errorf("headers\n%v\nwant\n%v", headers, want)
+	}
+	const value = `{"account":"acc_1","actor":{"kind":"key","id":"key_1"},"base":7,"command":"cmd_7","time":"2026-11-21T10:00:00.123456Z",` +
+		`"events":[{"type":"agent.renamed","schema":1,"data":{"name":"Ñandú \u003c1\u003e"}},{"type":"agent.paused","schema":2,"data":{}}]}`
+	if string(record.Value) != value {
+		t.Errorf("value\n%s\nwant\n%s", record.Value, value)
+	}
+}
+
+func TestEveryFaultInARecordIsUndecodable(t *testing.T) {
+	good := func() (*sarama.ConsumerMessage, map[string]string) {
+		msg, err := Encode(someCommit(7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &sarama.ConsumerMessage{Topic: "test.events", Partition: 3, Offset: 99, Key: []byte("agent-agt_7"), Value: msg.Payload}, msg.Metadata
+	}
+	seal := func(record *sarama.ConsumerMessage, headers map[string]string) *message.Message {
+		for name, value := range headers {
+			record.Headers = append(record.Headers, &sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
+		}
+		return fromRecord(record)
+	}
+	if _, err := Decode(seal(good())); err != nil {
+		t.Fatalf("the good record: %v", err)
+	}
+	header := func(name, value string) func(*sarama.ConsumerMessage, map[string]string) {
+		return func(_ *sarama.ConsumerMessage, headers map[string]string) { headers[name] = value }
+	}
+	value := func(old, with string) func(*sarama.ConsumerMessage, map[string]string) {
+		return func(record *sarama.ConsumerMessage, _ map[string]string) {
+			changed := bytes.Replace(record.Value, []byte(old), []byte(with), 1)
+			if bytes.Equal(changed, record.Value) {
+				t.Fatalf("%q is not in the value", old)
+			}
+			record.Value = changed
+		}
+	}
+	for name, spoil := range map[string]func(*sarama.ConsumerMessage, map[string]string){
+		"another specification":   header("ce_specversion", "0.3"),
+		"another type":            header("ce_type", "com.nido.commit.v2"),
+		"another id":              header("ce_id", "cmd_7.8"),
+		"no source":               header("ce_source", ""),
+		"another subject":         header("ce_subject", "agent-agt_8"),
+		"another partition key":   header("ce_partitionkey", "agent-agt_8"),
+		"another account":         header("ce_account", "acc_2"),
+		"another time":            header("ce_time", "2026-11-21T10:00:01Z"),
+		"no time":                 header("ce_time", "yesterday"),
+		"another content type":    header("content-type", "text/plain"),
+		"another key":             func(record *sarama.ConsumerMessage, _ map[string]string) { record.Key = []byte("agent-agt_8") },
+		"no key":                  func(record *sarama.ConsumerMessage, _ map[string]string) { record.Key = nil },
+		"no value":                func(record *sarama.ConsumerMessage, _ map[string]string) { record.Value = nil },
+		"no JSON":                 value(`{"account"`, `{account`),
+		"something behind":        func(record *sarama.ConsumerMessage, _ map[string]string) { record.Value = append(record.Value, '1') },
+		"a negative base":         value(`"base":7`, `"base":-7`),
+		"another command":         value(`"command":"cmd_7"`, `"command":"cmd_9"`),
+		"an event without type":   value(`"agent.renamed"`, `""`),
+		"an event without schema": value(`"schema":1`, `"schema":0`),
+		"an actor without kind":   value(`"kind":"key"`, `"kind":""`),
+		"no events": func(record *sarama.ConsumerMessage, _ map[string]string) {
+			at := bytes.Index(record.Value, []byte(`"events"`))
+			record.Value = append(record.Value[:at], `"events":[]}`...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			record, headers := good()
+			spoil(record, headers)
+			_, err := Decode(seal(record, headers))
+			if !errors.Is(err, domain.ErrUndecodable) {
+				t.Fatalf("got %v, want ErrUndecodable", err)
+			}
+			if !strings.Contains(err.Error(), "test.events, partition 3, offset 99") {
+				t.Errorf("%q does not say where", err)
+			}
+		})
+	}
+}
+
+func TestPartitionsAreThoseOfTheJavaClient(t *testing.T) {
+	// The hashes of Kafka's own test of Utils.murmur2.
+	for key, hash := range map[string]int32{
+		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
+		"a-little-bit-longer-string": -1486304829, "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+	} {
+		for _, partitions := range []int32{1, 4, 12, 64} {
+			got, err := (Config{}).producer(sarama.CompressionNone).Producer.Partitioner("t").Partition(&sarama.ProducerMessage{Key: sarama.StringEncoder(key)}, partitions)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := (hash & 0x7fffffff) % partitions; got != want {
+				t.Errorf("key %q of %d partitions: %d, want %d", key, partitions, got, want)
+			}
+		}
+	}
+}
+
+func TestConcurrentAppendsGetDistinctOffsetsInOrder(t *testing.T) {
+	brokers := startBrokers(t, 3)
+	cluster, log := brokers.open(4)
+	const writers, each = 64, 10
+	positions := make([][]domain.Position, writers)
+	var wait sync.WaitGroup
+	for writer := range writers {
+		wait.Go(func() {
+			for i := range each {
+				commit := someCommit(writer) // one stream per writer
+				commit.Base = domain.Version(i)
+				position, err := log.Append(t.Context(), commit)
+				if err != nil {
+					t.Errorf("append: %v", err)
+					return
+				}
+				positions[writer] = append(positions[writer], position)
+			}
+		})
+	}
+	wait.Wait()
+	at := map[domain.Position]domain.Commit{}
+	if err := cluster.ReadAll(t.Context(), func(recorded domain.Recorded) error { at[recorded.Position] = recorded.Commit; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(at) != writers*each {
+		t.Errorf("%d commits are in the log, want %d", len(at), writers*each)
+	}
+	partitions := map[int32]bool{}
+	for writer, mine := range positions {
+		for i, position := range mine {
+			partitions[position.Partition] = true
+			if got := at[position]; got.Stream != someCommit(writer).Stream || got.Base != domain.Version(i) {
+				t.Errorf("at %+v is %s on %d, want %s on %d", position, got.Stream, got.Base, someCommit(writer).Stream, i)
+			}
+			if i > 0 && (position.Partition != mine[i-1].Partition || position.Offset <= mine[i-1].Offset) {
+				t.Errorf("stream %d goes from %+v to %+v", writer, mine[i-1], position)
+			}
+		}
+	}
+	if len(partitions) != 4 {
+		t.Errorf("%d partitions were used, want 4", len(partitions))
+	}
+}
+
+func TestACommitThatIsTooLargeIsRefusedAndTheNextOneGoesThrough(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	_, log := brokers.open(1)
+	sized := func(bytes int) domain.Commit {
+		commit := someCommit(1)
+		noise := make([]byte, bytes)
+		for i := range noise {
+			noise[i] = 'a' + byte(rand.IntN(26))
+		}
+		commit.Events[0].Data = fmt.Appendf(nil, `{"name":%q}`, noise)
+		return commit
+	}
+	_, err := log.Append(t.Context(), sized(MaxRecordBytes))
+	if !errors.Is(err, ErrTooLarge) || errors.Is(err, commands.ErrUnknownOutcome) || errors.Is(err, commands.ErrUnavailable) {
+		t.Fatalf("got %v, want ErrTooLarge alone", err)
+	}
+	// The largest that we let pass must pass the broker too.
+	low, high := MaxRecordBytes-4096, MaxRecordBytes+8192
+	for low+1 < high {
+		middle := (low + high) / 2
+		msg, err := Encode(sized(middle))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (marshaler{limit: log.producer.sarama.Producer.MaxMessageBytes}).Marshal("t", msg); err == nil {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	if position, err := log.Append(t.Context(), sized(low)); err != nil || position.Offset != 0 {
+		t.Fatalf("the largest commit: %+v, %v", position, err)
+	}
+}
+
+func TestAnAppendWhoseContextEndsHasAnUnknownOutcome(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	_, log := brokers.open(1)
+	release := make(chan struct{})
+	asked := make(chan struct{}, 1)
+	brokers.hold(release, asked)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { _, err := log.Append(ctx, someCommit(1)); ended <- err }()
+	<-asked
+	cancel()
+	if err := <-ended; !errors.Is(err, commands.ErrUnknownOutcome) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want ErrUnknownOutcome", err)
+	}
+	close(release)
+	if _, err := log.Append(ctx, someCommit(2)); !errors.Is(err, commands.ErrUnavailable) {
+		t.Errorf("an append after its context got %v, want ErrUnavailable", err)
+	}
+}
+
+func TestAnAcknowledgementWithoutAnOffsetIsAnUnknownOutcome(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	_, log := brokers.open(1)
+	brokers.answerDuplicate()
+	if _, err := log.Append(t.Context(), someCommit(1)); !errors.Is(err, commands.ErrUnknownOutcome) {
+		t.Errorf("got %v, want ErrUnknownOutcome", err)
+	}
+}
+
+func TestAppendsFailFastWhileTheBrokerIsAwayAndWorkAgainWithoutRestart(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	cluster, log := brokers.open(1)
+	brokers.append(log, 0, 3)
+	brokers.stop()
+	for i := range 8 {
+		begun := time.Now()
+		_, err := log.Append(t.Context(), someCommit(100+i))
+		took := time.Since(begun)
+		if !errors.Is(err, commands.ErrUnknownOutcome) && !errors.Is(err, commands.ErrUnavailable) {
+			t.Fatalf("append %d while the broker is away: %v", i, err)
+		}
+		if took > time.Second {
+			t.Errorf("append %d failed after %v (%v)", i, took, err)
+		}
+		t.Logf("append %d: %v after %v", i, err, took)
+	}
+	begun := time.Now()
+	if err := cluster.Ping(t.Context()); err == nil {
+		t.Error("ping answers while the broker is away")
+	} else if took := time.Since(begun); took > time.Second {
+		t.Errorf("ping failed after %v", took)
+	}
+	brokers.start()
+	begun = time.Now()
+	var position domain.Position
+	poll(t, "an append succeeds again", func() bool {
+		var err error
+		position, err = log.Append(t.Context(), someCommit(200))
+		return err == nil
+	})
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("it took %v after the broker came back", took)
+	} else {
+		t.Logf("appended at %+v, %v after the broker came back", position, took)
+	}
+	if err := cluster.Ping(t.Context()); err != nil {
+		t.Errorf("ping: %v", err)
+	}
+	var read []domain.Position
+	if err := cluster.ReadAll(t.Context(), func(recorded domain.Recorded) error { read = append(read, recorded.Position); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(read, position) || len(read) < 4 {
+		t.Errorf("the log has %v, want the first three and %v", read, position)
+	}
+}
+
+func TestEveryAcknowledgedCommitIsWhereTheAcknowledgementSaidThroughOutages(t *testing.T) {
+	brokers := startBrokers(t, 3)
+	cluster, log := brokers.open(3)
+	var mu sync.Mutex
+	acknowledged := map[domain.Position]string{}
+	var next, doubtful int
+	enough := make(chan struct{})
+	var wait sync.WaitGroup
+	for range 32 {
+		wait.Go(func() {
+			for {
+				select {
+				case <-enough:
+					return
+				default:
+				}
+				mu.Lock()
+				next++
+				commit := someCommit(next)
+				mu.Unlock()
+				position, err := log.Append(t.Context(), commit)
+				mu.Lock()
+				if err == nil {
+					if other, taken := acknowledged[position]; taken {
+						t.Errorf("%s and %s were both acknowledged at %+v", other, commit.Command, position)
+					}
+					acknowledged[position] = commit.Command
+				} else {
+					doubtful++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for range 3 {
+		count := func() int { mu.Lock(); defer mu.Unlock(); return len(acknowledged) }
+		before := count()
+		poll(t, "some commits are acknowledged", func() bool { return count() > before+200 })
+		brokers.stop()
+		failed := func() int { mu.Lock(); defer mu.Unlock(); return doubtful }
+		already := failed()
+		poll(t, "appends fail", func() bool { return failed() > already })
+		brokers.start()
+	}
+	close(enough)
+	wait.Wait()
+	inLog := map[domain.Position]string{}
+	times := map[string]int{}
+	err := cluster.ReadAll(t.Context(), func(recorded domain.Recorded) error {
+		inLog[recorded.Position] = recorded.Command
+		times[recorded.Command]++
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for position, command := range acknowledged {
+		if inLog[position] != command {
+			t.Errorf("at %+v is %q, acknowledged was %q", position, inLog[position], command)
+		}
+	}
+	for command, count := range times {
+		if count != 1 {
+			t.Errorf("%s is in the log %d times", command, count)
+		}
+	}
+	t.Logf("%d acknowledged, %d failed, %d in the log", len(acknowledged), doubtful, len(inLog))
+}
+
+func TestNodesThatStartTogetherAgreeOnThePartitions(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	counts := make([]int, 6)
+	var wait sync.WaitGroup
+	for node := range counts {
+		wait.Go(func() {
+			config := brokers.config()
+			config.Partitions = int32(node + 1)
+			cluster, err := Open(t.Context(), config)
+			if err != nil {
+				t.Errorf("node %d: %v", node, err)
+				return
+			}
+			defer func() { ignore(cluster.Close()) }()
+			if counts[node], err = cluster.Partitions(); err != nil {
+				t.Errorf("node %d: %v", node, err)
+			}
+		})
+	}
+	wait.Wait()
+	if slices.Min(counts) != slices.Max(counts) || counts[0] == 0 {
+		t.Errorf("the nodes see %v partitions", counts)
+	}
+	cluster, err := Open(t.Context(), brokers.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignore(cluster.Close())
+}
+
+func TestACloseWaitsForAppendsAndRefusesLaterOnes(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	_, log := brokers.open(1)
+	brokers.append(log, 0, 10)
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Append(t.Context(), someCommit(1)); !errors.Is(err, commands.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+}
+
+func TestBundlesAreCompressedRecordsOfTheirOwnTopic(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	cluster, _ := brokers.open(1)
+	requests, err := cluster.Requests(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := requests.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	bundle := bytes.Repeat([]byte("a request, "), 1000)
+	if err := requests.Publish(t.Context(), bundle); err != nil {
+		t.Fatal(err)
+	}
+	if err := requests.Publish(t.Context(), make([]byte, MaxRecordBytes)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...), kgo.ConsumeTopics(cluster.RequestsTopic()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	records := client.PollFetches(ctx).Records()
+	if len(records) != 1 || !bytes.Equal(records[0].Value, bundle) || len(records[0].Headers) != 0 {
+		t.Fatalf("%d records, want the one bundle without headers", len(records))
+	}
+	if codec := records[0].Attrs.CompressionType(); codec != 3 {
+		t.Errorf("compression %d, want 3 (lz4)", codec)
+	}
+}
+
+func TestTopicsSayWhatTheyKeep(t *testing.T) {
+	brokers := startBrokers(t, 3)
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := kadm.NewClient(client)
+	defer admin.Close()
+	// An operator made the events topic by hand, with a week's retention.
+	if _, err := admin.CreateTopic(t.Context(), 4, 3, map[string]*string{"retention.ms": new("604800000")}, "test.events"); err != nil {
+		t.Fatal(err)
+	}
+	lines := &lines{}
+	for range 2 { // the second time finds everything
+		config := brokers.config()
+		config.Logger = lines.logger()
+		config.Partitions = 2
+		cluster, err := Open(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if lines.count("topic settings corrected") != 1 || lines.count("topic created") != 2 {
+		t.Errorf("want one correction and two new topics:\n%s", lines)
+	}
+	topics, err := admin.ListTopics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	configs, err := admin.DescribeTopicConfigs(t.Context(), "test.events", "test.control", "test.requests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][3]string{ // partitions, retention.ms, max.message.bytes
+		"test.events": {"4", "-1", "4194304"}, "test.control": {"1", "-1", "4194304"}, "test.requests": {"2", "604800000", "4194304"},
+	}
+	for _, config := range configs {
+		got := [3]string{fmt.Sprint(len(topics[config.Name].Partitions))}
+		for _, entry := range config.Configs {
+			switch entry.Key {
+			case "retention.ms":
+				got[1] = entry.MaybeValue()
+			case "max.message.bytes":
+				got[2] = entry.MaybeValue()
+			case "retention.bytes":
+				if entry.MaybeValue() != "-1" {
+					t.Errorf("%s: retention.bytes is %s", config.Name, entry.MaybeValue())
+				}
+			}
+		}
+		if got != want[config.Name] {
+			t.Errorf("%s has %v, want %v", config.Name, got, want[config.Name])
+		}
+		if replicas := topics[config.Name].Partitions.NumReplicas(); replicas != 3 {
+			t.Errorf("%s has %d replicas, want 3", config.Name, replicas)
+		}
+	}
+}
+
+func TestStartRefusesAnotherPartitionCountAndAMissingLog(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	brokers.open(4)
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := kadm.NewClient(client)
+	defer admin.Close()
+	if _, err := admin.UpdatePartitions(t.Context(), 6, "test.events"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(t.Context(), brokers.config())
+	if !errors.Is(err, ErrPartitionsChanged) || !strings.Contains(err.Error(), "test.events has 6, but was created with 4") {
+		t.Errorf("got %v, want ErrPartitionsChanged with both counts", err)
+	}
+	if _, err := admin.DeleteTopics(t.Context(), "test.events"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = Open(t.Context(), brokers.config()); !errors.Is(err, ErrEventsMissing) {
+		t.Errorf("got %v, want ErrEventsMissing", err)
+	}
+}
+
+func TestConfigurationsNameAllTheirFaults(t *testing.T) {
+	err := Config{Brokers: []string{""}, Prefix: "a b", Partitions: -1, ReplicationFactor: -1}.Validate()
+	for _, fault := range []string{"brokers", "prefix", "partitions", "replication", "logger"} {
+		if err == nil || !strings.Contains(err.Error(), fault) {
+			t.Errorf("%v does not name %s", err, fault)
+		}
+	}
+	if err := (ConsumerConfig{MaxBytes: -1}).Validate(); err == nil || strings.Count(err.Error(), "\n") != 3 {
+		t.Errorf("%v, want four faults", err)
+	}
+}
+
+func TestOpenHonoursItsContextWhereNobodyAnswers(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { ignore(silent.Close()) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	config := (&brokers{addrs: []string{silent.Addr().String()}}).config()
+	if _, err := Open(ctx, config); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the deadline", err)
+	}
+}
