@@ -4,7 +4,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o /nido ./cmd/nido
+RUN CGO_ENABLED=0 go build -tags noengines -trimpath -ldflags='-s -w' -o /nido ./cmd/nido
 
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /nido /nido

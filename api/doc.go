@@ -5,4 +5,3 @@
 // bottom; problem.go is the only place that turns an error into an answer.
 package api
 
-//go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config oapi-codegen.yaml openapi.yaml

@@ -131,7 +131,8 @@ func (a *Agents) Delete(ctx context.Context, meta Meta, id string) error {
 }
 
 // FinishClaim ends a claim that its creator left behind: the slug is bound if the agent was created after all, and
-// given back otherwise. The agent's own stream is asked, under a commit-free snapshot of it.
+// given back otherwise: also where the agent goes by another name, since a retried creation may have found a name free
+// that was taken before. The agent's own stream is asked, under a commit-free snapshot of it.
 func (a *Agents) FinishClaim(ctx context.Context, meta Meta, slug, id string) error {
 	snapshot, err := a.agents.Streams.Load(ctx, agent.Aggregate.Stream(id), meta.Inputs.Command("finish"))
 	if err != nil {
@@ -141,7 +142,7 @@ func (a *Agents) FinishClaim(ctx context.Context, meta Meta, slug, id string) er
 	if err != nil {
 		return err
 	}
-	if state.Status == agent.Active || state.Status == agent.Halted {
+	if state.Slug == slug && (state.Status == agent.Active || state.Status == agent.Halted) {
 		_, err = a.hosts.Handle(ctx, slug, "finish", meta, host.Bind{Agent: id})
 		return err
 	}
@@ -179,5 +180,5 @@ func slugify(name string) string {
 			break
 		}
 	}
-	return strings.TrimSuffix(slug.String(), "-")
+	return strings.TrimSuffix(slug.String()[:min(slug.Len(), room)], "-") // a hyphen and a letter can have gone one too far
 }

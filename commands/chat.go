@@ -112,7 +112,9 @@ func (c *Chat) Send(ctx context.Context, meta Meta, turn Turn) (Reply, error) {
 	case err != nil:
 		stop(err)
 		<-generated
-		c.abandon(ctx, open)
+		if errors.Is(err, ErrUnknownOutcome) { // else the message has not left: there is nothing to end, nor to look for
+			c.abandon(ctx, open)
+		}
 		return Reply{}, err
 	case !accepted:
 		stop(ErrStale)

@@ -48,7 +48,7 @@ func (c devCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 		return engineFault(running, err)
 	}
 	defer func() { err = closing(err, n.close) }()
-	return engineFault(running, n.run(ctx, listener, func() { err = c.welcome(ctx, n) }))
+	return engineFault(running, n.run(ctx, listener, func(ctx context.Context) error { return c.welcome(ctx, n) }))
 }
 
 // engineFault prefers an engine's own words to what its clients made of its end.

@@ -25,8 +25,8 @@ const (
 	flushTimeout = 5 * time.Second
 )
 
-// run works until the context ends or a part fails. ready, if not nil, is called once the node serves.
-func (n *node) run(ctx context.Context, listener net.Listener, ready func()) error {
+// run works until the context ends or a part fails. first is called when the node has caught up, before it serves.
+func (n *node) run(ctx context.Context, listener net.Listener, first func(context.Context) error) error {
 	// The parts outlive the signal: turns that are being finished need the fold, and the request log its worker.
 	background, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
@@ -49,7 +49,7 @@ func (n *node) run(ctx context.Context, listener net.Listener, ready func()) err
 		n.queue.Run(background)
 	}()
 
-	err := n.serve(ctx, background, parts, listener, ready)
+	err := n.serve(ctx, background, parts, listener, first)
 	n.chat.Close()
 	flush, giveUp := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer giveUp()
@@ -65,21 +65,21 @@ func (n *node) run(ctx context.Context, listener net.Listener, ready func()) err
 }
 
 // serve answers HTTP until the context ends or a part fails, then finishes the running turns.
-func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, listener net.Listener, ready func()) error {
+func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, listener net.Listener, first func(context.Context) error) error {
 	server := api.NewServer("", n.handler)
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
 
 	err := n.catchUp(ctx, background)
+	if err == nil && ctx.Err() == nil && background.Err() == nil {
+		err = first(ctx)
+	}
 	if err == nil {
 		if n.has(roleSweeper) {
 			parts.Go(func() error { return n.sweeper.Run(background) })
 			parts.Go(func() error { return n.sweepAnswers(background) })
 		}
 		n.health.serving.Store(true)
-		if ready != nil {
-			ready()
-		}
 		select {
 		case <-ctx.Done():
 		case <-background.Done():

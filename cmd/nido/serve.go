@@ -28,8 +28,9 @@ func (c serveCommand) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return closing(err, listener.Close)
 	}
-	err = n.run(ctx, listener, func() {
+	err = n.run(ctx, listener, func(ctx context.Context) error {
 		log.InfoContext(ctx, "serving", "address", listener.Addr().String(), "roles", c.Roles, "boot", n.boot)
+		return nil
 	})
 	return closing(err, n.close)
 }

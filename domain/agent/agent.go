@@ -125,7 +125,7 @@ func (c Changes) Apply(to Settings) Settings {
 	if c.Model != nil {
 		to.Model = *c.Model
 	}
-	if c.Metadata != nil {
+	if c.Metadata != nil && *c.Metadata != nil { // a nil map is stored as null and read as absent
 		to.Metadata = maps.Clone(*c.Metadata)
 	}
 	to.Temperature = cmp.Or(c.Temperature, to.Temperature)

@@ -51,6 +51,11 @@ func TestDecisions(t *testing.T) {
 		"no changes are nothing new": tell.Given(created).When(agent.Configure{Account: "acc_1"}).ThenNothing(),
 		"metadata without entries is no metadata": tell.Given(created).
 			When(agent.Configure{Account: "acc_1", Changes: agent.Changes{Metadata: &map[string]string{}}}).ThenNothing(),
+		"metadata that are not there say nothing about metadata": tell.Given(everything).
+			When(agent.Configure{Account: "acc_1", Changes: agent.Changes{Metadata: new(map[string]string(nil))}}).ThenNothing(),
+		"metadata without entries take away those that are there": tell.Given(everything).
+			When(agent.Configure{Account: "acc_1", Changes: agent.Changes{Metadata: &map[string]string{}}}).
+			Then(agent.Configured{Version: 2, Changes: agent.Changes{Metadata: &map[string]string{}}}),
 		"clearing what is at its default is nothing new": tell.Given(created).
 			When(agent.Configure{Account: "acc_1", Changes: agent.Changes{Clear: []agent.Field{agent.Metadata, agent.RateLimits}}}).ThenNothing(),
 		"a name is not configured away": tell.Given(created).

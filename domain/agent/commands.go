@@ -3,6 +3,7 @@ package agent
 // This file stands at the decision: what one can ask of an agent, each command with its own rule.
 
 import (
+	"math"
 	"reflect"
 	"strings"
 	"unicode/utf8"
@@ -116,7 +117,7 @@ func (s Settings) check() error {
 		return invalid("model", "model must not be empty")
 	case utf8.RuneCountInString(s.Model) > MaxModelLength:
 		return invalid("model", "model must have at most %d characters", MaxModelLength)
-	case s.Temperature != nil && !(*s.Temperature >= 0 && *s.Temperature <= 2): // written so that NaN, which JSON cannot say, is refused
+	case s.Temperature != nil && (math.IsNaN(*s.Temperature) || *s.Temperature < 0 || *s.Temperature > 2):
 		return invalid("temperature", "temperature must lie between 0 and 2")
 	case s.MaxOutputTokens != nil && (*s.MaxOutputTokens < 1 || *s.MaxOutputTokens > MaxMaxOutputTokens):
 		return invalid("maxOutputTokens", "maxOutputTokens must lie between 1 and %d", MaxMaxOutputTokens)

@@ -22,14 +22,14 @@ func settings() *rapid.Generator[agent.Settings] {
 			Temperature:     rapid.Ptr(rapid.Float64Range(-0.1, 2.1), true).Draw(t, "temperature"),
 			MaxOutputTokens: rapid.Ptr(rapid.IntRange(0, 3), true).Draw(t, "max output tokens"),
 			HistoryLimit:    rapid.Ptr(rapid.IntRange(-1, 3), true).Draw(t, "history limit"),
-			Metadata:        metadata().Draw(t, "metadata"),
+			Metadata:        rapid.OneOf(rapid.Just(map[string]string(nil)), metadata()).Draw(t, "metadata"),
 			RateLimit:       rapid.Ptr(rateLimit(), true).Draw(t, "rate limit"),
 		}
 	})
 }
 
 func metadata() *rapid.Generator[map[string]string] {
-	return rapid.OneOf(rapid.Just(map[string]string(nil)), rapid.MapOfN(rapid.SampledFrom([]string{"a", "b", ""}), rapid.String(), 0, 2))
+	return rapid.MapOfN(rapid.SampledFrom([]string{"a", "b", ""}), rapid.String(), 0, 2)
 }
 
 func rateLimit() *rapid.Generator[agent.RateLimit] {

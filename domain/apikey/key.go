@@ -67,16 +67,16 @@ func (k Key) Hash() []byte {
 	return sum[:]
 }
 
-// Hint is the key's last four characters.
-func (k Key) Hint() string { return k.whole[len(k.whole)-4:] }
+// Hint is the key's last four characters; the zero Key has none.
+func (k Key) Hint() string { return k.whole[max(0, len(k.whole)-4):] }
 
 // String shows what may be seen of a key, so that one that strays into a log line gives nothing away.
 func (k Key) String() string {
 	return fmt.Sprintf("%s%s_%s…%s", Prefix, k.Environment, k.PublicID, k.Hint())
 }
 
-// GoString keeps the whole key out of %#v as well.
-func (k Key) GoString() string { return k.String() }
+// Format writes String for every verb: %#v or a mistaken %d would spell out the fields, the whole key among them.
+func (k Key) Format(to fmt.State, _ rune) { fmt.Fprint(to, k.String()) }
 
 func checksum(head string) string {
 	var digits [checksumLength]byte

@@ -152,7 +152,7 @@ func TestAnUpstreamThatSpeaksLikeOpenAISeesTheWholeConversation(t *testing.T) {
 		t.Fatalf("reply: %+v", reply)
 	}
 	seen := model.Requests()
-	last := seen[len(seen)-1]
+	last := seen[len(seen)-1].Parsed()
 	want := []commands.Message{
 		{Role: commands.User, Text: "¿Horarios?"}, {Role: commands.Assistant, Text: "de 9 a 18"}, {Role: commands.User, Text: "¿Y el domingo?"},
 	}

@@ -1,0 +1,301 @@
+package commands_test
+
+// This file stands at the command: creating agents under names of their own, whatever stops on the way.
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/agent"
+	"github.com/nidohq/nido/domain/host"
+)
+
+var ana = commands.CreateAgent{Settings: agent.Settings{Name: "Ana", Model: "echo"}}
+
+// routes are the names that lead to an agent, with who holds them.
+func routes(t *testing.T, m *memory) map[string]host.State {
+	t.Helper()
+	hosts := map[string]host.State{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, stream := range m.streams {
+		if state, ok := stream.state.(host.State); ok && state != (host.State{}) {
+			hosts[id.Name()] = state
+		}
+	}
+	return hosts
+}
+
+func agentState(t *testing.T, m *memory, id string) agent.State {
+	t.Helper()
+	state, err := agent.Aggregate.DecodeState(m.snapshot(t, agent.Aggregate.Stream(id)).State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+func create(t *testing.T, m *memory, seed byte, in commands.CreateAgent) string {
+	t.Helper()
+	id, err := commands.NewAgents(m.store()).Create(t.Context(), metaAt(seed), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func refusedAs(t *testing.T, err error, code string) {
+	t.Helper()
+	if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || refusal.Code != code {
+		t.Fatalf("answered %v, and not %s", err, code)
+	}
+}
+
+func TestAnAgentIsCreatedUnderItsName(t *testing.T) {
+	m := newMemory()
+	id := create(t, m, 1, ana)
+	if types := typesOf(m.commits()); !slices.Equal(types, []string{"host.claimed", "agent.created", "host.bound"}) {
+		t.Errorf("commits %q", types)
+	}
+	if got := routes(t, m)["ana"]; got != (host.State{Account: "acc_1", Agent: id, Bound: true}) {
+		t.Errorf("the name leads to %+v", got)
+	}
+	if state := agentState(t, m, id); state.Slug != "ana" || state.Status != agent.Active || state.Account != "acc_1" {
+		t.Errorf("the agent is %+v", state)
+	}
+	second := create(t, m, 2, ana)
+	if state := agentState(t, m, second); !strings.HasPrefix(state.Slug, "ana-") || routes(t, m)[state.Slug].Agent != second {
+		t.Errorf("the second of that name is %+v", state)
+	}
+	if state := agentState(t, m, create(t, m, 3, commands.CreateAgent{Settings: agent.Settings{Name: "API", Model: "echo"}})); !strings.HasPrefix(state.Slug, "api-") {
+		t.Errorf("an agent named like a reserved name is %+v", state)
+	}
+}
+
+func TestARefusedAgentTakesNoName(t *testing.T) {
+	for sentence, test := range map[string]struct {
+		in   commands.CreateAgent
+		code string
+	}{
+		"without a model":       {commands.CreateAgent{Settings: agent.Settings{Name: "Ana"}}, "invalid_request"},
+		"under no slug":         {commands.CreateAgent{Slug: "-", Settings: ana.Settings}, "invalid_request"},
+		"under a reserved slug": {commands.CreateAgent{Slug: "www", Settings: ana.Settings}, "slug_taken"},
+		"under a taken slug":    {commands.CreateAgent{Slug: "taken", Settings: ana.Settings}, "slug_taken"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			m := newMemory()
+			create(t, m, 1, commands.CreateAgent{Slug: "taken", Settings: ana.Settings})
+			before := len(m.commits())
+			_, err := commands.NewAgents(m.store()).Create(t.Context(), metaAt(2), test.in)
+			refusedAs(t, err, test.code)
+			if len(m.commits()) != before {
+				t.Errorf("commits %q", typesOf(m.commits()[before:]))
+			}
+		})
+	}
+}
+
+func TestACreationThatStopsAnywhereIsFinishedByItsRetry(t *testing.T) {
+	for stop := range 3 {
+		for name, how := range map[string]fate{"before the log": refused, "on the way": lost, "after the log": unheard, "before the fold's word": unfolded} {
+			t.Run(fmt.Sprintf("at commit %d %s", stop+1, name), func(t *testing.T) {
+				m := newMemory()
+				appends := 0
+				m.fates = func(domain.Commit) fate {
+					appends++
+					if appends == stop+1 {
+						return how
+					}
+					return arrives
+				}
+				agents := commands.NewAgents(m.store())
+				if _, err := agents.Create(t.Context(), metaAt(1), ana); err == nil {
+					t.Fatal("nothing stopped it")
+				}
+				id, err := agents.Create(t.Context(), metaAt(1), ana)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if types := typesOf(m.commits()); !slices.Equal(types, []string{"host.claimed", "agent.created", "host.bound"}) {
+					t.Errorf("commits %q", types)
+				}
+				if hosts := routes(t, m); len(hosts) != 1 || hosts["ana"] != (host.State{Account: "acc_1", Agent: id, Bound: true}) {
+					t.Errorf("names %+v", hosts)
+				}
+			})
+		}
+	}
+}
+
+func TestAClaimThatWasSweptIsMadeAgain(t *testing.T) {
+	m := newMemory()
+	sweeper := commands.NewAgents(m.store())
+	meta := metaAt(1)
+	id := meta.Inputs.ID("agt")
+	m.before = func(commit domain.Commit) {
+		if commit.Stream.Kind() == "agent" && commit.Base == 0 { // the creator is slow, and its claim is given back
+			if err := sweeper.FinishClaim(t.Context(), metaAt(9), "ana", id); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if got := create(t, m, 1, ana); got != id {
+		t.Fatalf("created %s", got)
+	}
+	want := []string{"host.claimed", "host.released", "agent.created", "host.claimed", "host.bound"}
+	if types := typesOf(m.commits()); !slices.Equal(types, want) {
+		t.Errorf("commits %q", types)
+	}
+	if got := create(t, m, 1, ana); got != id || len(m.commits()) != len(want) {
+		t.Errorf("a retry made %s and %d commits", got, len(m.commits()))
+	}
+}
+
+func TestAnAgentWhoseNameWentToAnotherIsWithdrawn(t *testing.T) {
+	m := newMemory()
+	other := commands.NewAgents(m.store())
+	meta := metaAt(1)
+	id := meta.Inputs.ID("agt")
+	m.before = func(commit domain.Commit) {
+		if commit.Stream == agent.Aggregate.Stream(id) && commit.Base == 0 {
+			if err := other.FinishClaim(t.Context(), metaAt(9), "ana", id); err != nil {
+				t.Error(err)
+			}
+			create(t, m, 2, commands.CreateAgent{Slug: "ana", Settings: ana.Settings})
+		}
+	}
+	_, err := commands.NewAgents(m.store()).Create(t.Context(), metaAt(1), ana)
+	refusedAs(t, err, "slug_taken")
+	if state := agentState(t, m, id); state.Status != agent.Gone {
+		t.Errorf("the agent without a name is %+v", state)
+	}
+	if got := routes(t, m)["ana"]; got.Agent == id || !got.Bound {
+		t.Errorf("the name leads to %+v", got)
+	}
+}
+
+func TestALeftClaimIsFinishedOrGivenBack(t *testing.T) {
+	claim := func(t *testing.T, m *memory, slug, id string) {
+		t.Helper()
+		hosts := commands.Handler[host.Command, host.Event, host.State]{Store: m.store(), Aggregate: host.Aggregate}
+		if _, err := hosts.Handle(t.Context(), slug, "claim", metaAt(8), host.Claim{Slug: slug, Account: "acc_1", Agent: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finish := func(t *testing.T, m *memory, slug, id string) {
+		t.Helper()
+		if err := commands.NewAgents(m.store()).FinishClaim(t.Context(), metaAt(9), slug, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("given back where no agent was created", func(t *testing.T) {
+		m := newMemory()
+		claim(t, m, "ana", "agt_nobody")
+		finish(t, m, "ana", "agt_nobody")
+		if hosts := routes(t, m); len(hosts) != 0 {
+			t.Errorf("names %+v", hosts)
+		}
+	})
+	t.Run("bound where the agent was created", func(t *testing.T) {
+		m := newMemory()
+		m.fates = func(commit domain.Commit) fate {
+			if commit.Events[0].Type == "host.bound" && commit.Command != "" && len(m.commits()) == 2 {
+				return refused
+			}
+			return arrives
+		}
+		agents := commands.NewAgents(m.store())
+		if _, err := agents.Create(t.Context(), metaAt(1), ana); !errors.Is(err, commands.ErrUnavailable) {
+			t.Fatalf("answered %v", err)
+		}
+		m.fates = nil
+		meta := metaAt(1)
+		id := meta.Inputs.ID("agt")
+		finish(t, m, "ana", id)
+		if got := routes(t, m)["ana"]; got.Agent != id || !got.Bound {
+			t.Errorf("the name leads to %+v", got)
+		}
+	})
+	t.Run("given back where the agent was deleted", func(t *testing.T) {
+		m := newMemory()
+		id := create(t, m, 1, ana)
+		if err := commands.NewAgents(m.store()).Delete(t.Context(), metaAt(2), id); err != nil {
+			t.Fatal(err)
+		}
+		claim(t, m, "ana-2", id)
+		finish(t, m, "ana-2", id)
+		if hosts := routes(t, m); len(hosts) != 0 {
+			t.Errorf("names %+v", hosts)
+		}
+	})
+	t.Run("given back where the agent goes by another name", func(t *testing.T) {
+		m := newMemory()
+		id := create(t, m, 1, ana)
+		claim(t, m, "ana-2", id) // a retry found a better name free by then
+		finish(t, m, "ana-2", id)
+		if hosts := routes(t, m); len(hosts) != 1 || !hosts["ana"].Bound {
+			t.Errorf("names %+v", hosts)
+		}
+	})
+}
+
+func TestADeletedAgentFreesItsName(t *testing.T) {
+	m := newMemory()
+	agents := commands.NewAgents(m.store())
+	id := create(t, m, 1, ana)
+	for range 2 {
+		if err := agents.Delete(t.Context(), metaAt(2), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if types := typesOf(m.commits()[3:]); !slices.Equal(types, []string{"agent.deleted", "host.released"}) {
+		t.Errorf("commits %q", types)
+	}
+	next := create(t, m, 3, ana)
+	if err := agents.Delete(t.Context(), metaAt(4), id); err != nil { // late, and again
+		t.Fatal(err)
+	}
+	if got := routes(t, m)["ana"]; got.Agent != next || !got.Bound {
+		t.Errorf("the name leads to %+v", got)
+	}
+	stranger := metaAt(5)
+	stranger.Account = "acc_2"
+	refusedAs(t, agents.Delete(t.Context(), stranger, next), "agent_not_found")
+}
+
+func TestAnAgentsLaterLife(t *testing.T) {
+	m := newMemory()
+	agents := commands.NewAgents(m.store())
+	id := create(t, m, 1, ana)
+	for i, step := range []func(commands.Meta) error{
+		func(meta commands.Meta) error {
+			return agents.Configure(t.Context(), meta, id, agent.Changes{Name: new("Eva"), Temperature: new(1.0)})
+		},
+		func(meta commands.Meta) error { return agents.Pause(t.Context(), meta, id) },
+		func(meta commands.Meta) error { return agents.Resume(t.Context(), meta, id) },
+		func(meta commands.Meta) error { return agents.Restore(t.Context(), meta, id, 1, ana.Settings) },
+	} {
+		if err := step(metaAt(byte(i + 2))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []any{
+		agent.Created{Account: "acc_1", Slug: "ana", Settings: ana.Settings},
+		"configured", agent.Paused{}, agent.Resumed{}, "restored",
+	}
+	events := m.accepted(t, "agent")
+	if len(events) != len(want) || events[2] != want[2] || events[3] != want[3] || events[4].(agent.Configured).Restores != 1 {
+		t.Fatalf("events %+v", events)
+	}
+	if state := agentState(t, m, id); state.Version != 3 || state.Settings.Name != "Ana" || state.Settings.Temperature != nil || state.Status != agent.Active {
+		t.Errorf("the agent is %+v", state)
+	}
+	stranger := metaAt(9)
+	stranger.Account = "acc_2"
+	refusedAs(t, agents.Pause(t.Context(), stranger, id), "agent_not_found")
+}

@@ -1,0 +1,24 @@
+package commands
+
+// This file lets the tests at the package's doors look behind three of them.
+
+import (
+	"context"
+
+	"github.com/nidohq/nido/domain"
+)
+
+// Suggestions are the slugs that a name suggests.
+var Suggestions = suggestions
+
+// Enter waits for a stream's turn.
+func (q *Queue) Enter(ctx context.Context, stream domain.StreamID) (func(), error) {
+	return q.enter(ctx, stream)
+}
+
+// Lanes counts the streams that somebody works on or waits for.
+func (q *Queue) Lanes() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.lanes)
+}

@@ -1,0 +1,193 @@
+package apikey_test
+
+// This file stands at the decision: every command on a key, every refusal, and what holds for whatever is asked.
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/domaintest"
+)
+
+var (
+	now    = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	admin  = apikey.Grant{Scopes: []apikey.Scope{apikey.Admin}}
+	issued = apikey.Issued{
+		Account: "acc_1", Name: "web shop", Environment: "live", Hash: []byte("hash"), Hint: "wxyz", Scopes: []apikey.Scope{apikey.Chat},
+	}
+)
+
+// with is the issued key, changed.
+func with(change func(*apikey.Issued)) apikey.Issued {
+	changed := issued
+	change(&changed)
+	return changed
+}
+
+func TestDecisions(t *testing.T) {
+	tell := domaintest.About(apikey.Aggregate)
+	many := func(text string, count int) []string { return slices.Repeat([]string{text}, count) }
+	entries := map[string]string{}
+	for i := range apikey.MaxMetadata + 1 {
+		entries[fmt.Sprint(i)] = ""
+	}
+	full := with(func(k *apikey.Issued) {
+		k.Name, k.Scopes = strings.Repeat("ñ", apikey.MaxNameLength), apikey.Scopes
+		k.AgentIDs, k.IPAllow = many("agt_1", apikey.MaxAgentIDs), many("2001:db8::/32", apikey.MaxIPAllow)
+		k.ExpiresAt, k.Metadata = now.Add(1), map[string]string{"team": "sur"}
+	})
+	issue := func(k apikey.Issued) apikey.Issue { return apikey.Issue{Issued: k, Issuer: admin, Now: now} }
+	stories := domaintest.Stories{
+		"a key is issued":                  tell.Given().When(issue(issued)).Then(issued),
+		"a key is issued up to its bounds": tell.Given().When(issue(full)).Then(full),
+		"a key is issued once":             tell.Given(issued).When(issue(issued)).ThenNothing(),
+		"a revoked key is not issued anew": tell.Given(issued, apikey.Revoked{}).When(issue(issued)).ThenNothing(),
+
+		"a key is revoked":                         tell.Given(issued).When(apikey.Revoke{Account: "acc_1", Reason: "leaked"}).Then(apikey.Revoked{Reason: "leaked"}),
+		"a key is revoked once":                    tell.Given(issued, apikey.Revoked{Reason: "leaked"}).When(apikey.Revoke{Account: "acc_1", Reason: "rotated"}).ThenNothing(),
+		"another account's key is not revoked":     tell.Given(issued).When(apikey.Revoke{Account: "acc_2"}).ThenRefused("key_not_found", ""),
+		"another account's revoked key is unknown": tell.Given(issued, apikey.Revoked{}).When(apikey.Revoke{Account: "acc_2"}).ThenRefused("key_not_found", ""),
+		"a key that does not exist is not revoked": tell.Given().When(apikey.Revoke{}).ThenRefused("key_not_found", ""),
+	}
+	for sentence, test := range map[string]struct {
+		field string
+		spoil func(*apikey.Issued)
+	}{
+		"a key needs a name":                        {"name", func(k *apikey.Issued) { k.Name = " " }},
+		"a name has an end":                         {"name", func(k *apikey.Issued) { k.Name = strings.Repeat("ñ", apikey.MaxNameLength+1) }},
+		"a key needs a scope":                       {"scopes", func(k *apikey.Issued) { k.Scopes = nil }},
+		"a scope must exist":                        {"scopes", func(k *apikey.Issued) { k.Scopes = []apikey.Scope{apikey.Chat, "coffee"} }},
+		"a key is bound to so many agents only":     {"agentIds", func(k *apikey.Issued) { k.AgentIDs = many("agt_1", apikey.MaxAgentIDs+1) }},
+		"a key comes from so many networks only":    {"ipAllow", func(k *apikey.Issued) { k.IPAllow = many("10.0.0.0/8", apikey.MaxIPAllow+1) }},
+		"a network is a prefix, not an address":     {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"10.0.0.0/8", "10.0.0.1"} }},
+		"metadata have so many entries only":        {"metadata", func(k *apikey.Issued) { k.Metadata = entries }},
+		"a key does not expire before it is issued": {"expiresAt", func(k *apikey.Issued) { k.ExpiresAt = now.Add(-time.Hour) }},
+		"a key does not expire as it is issued":     {"expiresAt", func(k *apikey.Issued) { k.ExpiresAt = now }},
+	} {
+		stories[sentence] = tell.Given().When(issue(with(test.spoil))).ThenRefused("invalid_request", test.field)
+	}
+	stories.Run(t)
+}
+
+func TestNobodyHandsOutMoreThanTheyHave(t *testing.T) {
+	tell := domaintest.About(apikey.Aggregate)
+	grant := func(agents []string, scopes ...apikey.Scope) apikey.Grant {
+		return apikey.Grant{Scopes: scopes, AgentIDs: agents}
+	}
+	one, two := []string{"agt_1"}, []string{"agt_1", "agt_2"}
+	for sentence, test := range map[string]struct {
+		has, wants apikey.Grant
+		field      string // in which it goes too far
+	}{
+		"the same":                               {grant(nil, apikey.KeysWrite, apikey.Chat), grant(nil, apikey.Chat, apikey.KeysWrite), ""},
+		"less":                                   {grant(nil, apikey.KeysWrite, apikey.Chat), grant(one, apikey.Chat), ""},
+		"another scope":                          {grant(nil, apikey.KeysWrite, apikey.Chat), grant(nil, apikey.LogsRead), "scopes"},
+		"one scope too many":                     {grant(nil, apikey.KeysWrite, apikey.Chat), grant(nil, apikey.Chat, apikey.AgentsWrite), "scopes"},
+		"writing is not reading":                 {grant(nil, apikey.KeysWrite), grant(nil, apikey.KeysRead), "scopes"},
+		"admin from all other scopes":            {grant(nil, apikey.AccountScopes()...), grant(nil, apikey.Admin), "scopes"},
+		"everything from admin":                  {grant(nil, apikey.Admin), grant(nil, apikey.Scopes...), ""},
+		"all agents from some":                   {grant(two, apikey.Chat), grant(nil, apikey.Chat), "agentIds"},
+		"another agent":                          {grant(one, apikey.Chat), grant(two, apikey.Chat), "agentIds"},
+		"one of two agents":                      {grant(two, apikey.Chat), grant(one, apikey.Chat), ""},
+		"another agent from a bound admin":       {grant(one, apikey.Admin), grant(two, apikey.Chat), "agentIds"},
+		"a scope and an agent from nothing":      {grant(nil), grant(one, apikey.Chat), "scopes"},
+		"all agents and admin from a bound chat": {grant(one, apikey.Chat), grant(nil, apikey.Admin), "scopes"},
+	} {
+		wanted := with(func(k *apikey.Issued) { k.Scopes, k.AgentIDs = test.wants.Scopes, test.wants.AgentIDs })
+		asked := tell.Given().When(apikey.Issue{Issued: wanted, Issuer: test.has, Now: now})
+		if test.field == "" {
+			t.Run(sentence+" is handed out", asked.Then(wanted))
+		} else {
+			t.Run(sentence+" is not handed out", asked.ThenRefused("grant_exceeded", test.field))
+		}
+	}
+}
+
+func TestGrants(t *testing.T) {
+	chat := apikey.Grant{Scopes: []apikey.Scope{apikey.Chat}, AgentIDs: []string{"agt_1"}}
+	if !chat.Has(apikey.Chat) || chat.Has(apikey.AgentsRead) || chat.Has(apikey.Admin) || !chat.Reaches("agt_1") || chat.Reaches("agt_2") {
+		t.Error("a bound chat key is for chatting with its agent")
+	}
+	for _, scope := range apikey.Scopes {
+		if !admin.Has(scope) {
+			t.Errorf("admin lacks %s", scope)
+		}
+		if got, want := slices.Contains(apikey.AccountScopes(), scope), scope != apikey.Admin; got != want {
+			t.Errorf("a new account's first key has %s: %v", scope, got)
+		}
+	}
+	if !admin.Reaches("agt_7") || (apikey.Grant{}).Has(apikey.Chat) {
+		t.Error("no agents are all agents, no scopes are none")
+	}
+}
+
+func grants(t *rapid.T) apikey.Grant {
+	return apikey.Grant{
+		Scopes:   rapid.SliceOfN(rapid.SampledFrom([]apikey.Scope{apikey.Chat, apikey.AgentsRead, apikey.Admin, "coffee"}), 0, 3).Draw(t, "scopes"),
+		AgentIDs: rapid.SliceOfN(rapid.SampledFrom([]string{"agt_1", "agt_2"}), 0, 2).Draw(t, "agents"),
+	}
+}
+
+func commands() *rapid.Generator[apikey.Command] {
+	return rapid.Custom(func(t *rapid.T) apikey.Command {
+		account := rapid.SampledFrom([]string{"acc_1", "acc_2"}).Draw(t, "account")
+		if rapid.Bool().Draw(t, "revoke") {
+			return apikey.Revoke{Account: account, Reason: rapid.String().Draw(t, "reason")}
+		}
+		wanted := grants(t)
+		return apikey.Issue{Issuer: grants(t), Now: now, Issued: apikey.Issued{
+			Account: account, Name: rapid.SampledFrom([]string{"shop", "ñ", ""}).Draw(t, "name"), Environment: "test",
+			Hash: rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "hash"), Scopes: wanted.Scopes, AgentIDs: wanted.AgentIDs,
+			ExpiresAt: rapid.SampledFrom([]time.Time{{}, now, now.Add(time.Hour)}).Draw(t, "expiry"),
+			IPAllow:   rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.0/8", "::/0", "10.0.0.1", ""}), 0, 2).Draw(t, "networks"),
+			Metadata:  rapid.MapOfN(rapid.String(), rapid.String(), 0, 2).Draw(t, "metadata"),
+		}}
+	})
+}
+
+func TestWhateverIsAskedOfAKey(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		domaintest.Play(t, apikey.Aggregate, rapid.SliceOf(commands()).Draw(t, "commands"), func(step domaintest.Step[apikey.Command, apikey.Event, apikey.State]) {
+			switch {
+			case step.Before.Account != "" && step.After.Account != step.Before.Account:
+				t.Fatalf("%#v moved the key to another account", step.Command)
+			case step.Before.Revoked && step.After != step.Before:
+				t.Fatalf("%#v changed a revoked key", step.Command)
+			}
+			for _, event := range step.Events {
+				key, ok := event.(apikey.Issued)
+				if !ok {
+					continue
+				}
+				issuer := step.Command.(apikey.Issue).Issuer
+				for _, scope := range key.Scopes {
+					if !issuer.Has(scope) {
+						t.Fatalf("%v handed out %s", issuer, scope)
+					}
+				}
+				for _, id := range key.AgentIDs {
+					if !issuer.Reaches(id) {
+						t.Fatalf("%v handed out agent %s", issuer, id)
+					}
+				}
+			}
+		})
+	})
+}
+
+func TestStoredEvents(t *testing.T) {
+	domaintest.CheckGolden(t, apikey.Aggregate,
+		domaintest.Golden[apikey.Event]{Type: "key.issued", Schema: 1, Event: apikey.Issued{
+			Account: "acc_1", Name: "web shop", Environment: "live", Hash: []byte("32 bytes of SHA-256 stand here.."), Hint: "wxyz",
+			Scopes: []apikey.Scope{apikey.Chat, apikey.AgentsRead}, AgentIDs: []string{"agt_1", "agt_2"}, ExpiresAt: now,
+			IPAllow: []string{"203.0.113.0/24", "2001:db8::/32"}, Metadata: map[string]string{"team": "sur"}, IssuedBy: "0Az9publicID",
+		}},
+		domaintest.Golden[apikey.Event]{Type: "key.revoked", Schema: 1, Event: apikey.Revoked{Reason: "leaked"}},
+	)
+}
