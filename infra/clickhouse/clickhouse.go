@@ -1,0 +1,165 @@
+// Package clickhouse stands between the folds, the queries and ClickHouse: the connection, its limits and its databases.
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+// Config says where ClickHouse is and how long it may take.
+type Config struct {
+	// DSN is the address on the native protocol: clickhouse://user:password@host:9000/database. Its parameters, such as
+	// secure=true or compress=zstd, go before this configuration. Required, with a database.
+	DSN string
+	// DialTimeout bounds connecting. Default: 2 s.
+	DialTimeout time.Duration
+	// ReadTimeout bounds waiting for the next bytes of an answer where the context has no deadline. Default: 30 s.
+	ReadTimeout time.Duration
+	// MaxOpenConns bounds the connections. Past them a query waits for one, up to DialTimeout. Default: 16.
+	MaxOpenConns int
+	// MaxIdleConns bounds those kept open while nobody uses them. Default: 8.
+	MaxIdleConns int
+	// Generation is the number of the folds' database behind the DSN's: "nido" and 1 make "nido_1". Default: 1.
+	Generation int
+}
+
+// databaseName is what a database may be called: its generations are told apart by what stands behind the name.
+var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+
+// Validate reports every fault of the configuration at once. It repeats no part of the DSN, which holds a password.
+func (c Config) Validate() error {
+	var faults []error
+	options, err := clickhouse.ParseDSN(c.DSN)
+	switch {
+	case err != nil:
+		faults = append(faults, errors.New("clickhouse: the DSN cannot be read"))
+	case options.Protocol != clickhouse.Native:
+		faults = append(faults, errors.New("clickhouse: the DSN is not of the native protocol (clickhouse://host:9000/database)"))
+	case !databaseName.MatchString(options.Auth.Database):
+		faults = append(faults, errors.New("clickhouse: the DSN names no database of letters, digits and underscores"))
+	}
+	if c.DialTimeout < 0 || c.ReadTimeout < 0 {
+		faults = append(faults, errors.New("clickhouse: a time-out is negative"))
+	}
+	if c.MaxOpenConns < 0 || c.MaxIdleConns < 0 || c.Generation < 0 {
+		faults = append(faults, errors.New("clickhouse: a number is negative"))
+	}
+	return errors.Join(faults...)
+}
+
+func (c Config) withDefaults() Config {
+	c.DialTimeout = orDefault(c.DialTimeout, 2*time.Second)
+	c.ReadTimeout = orDefault(c.ReadTimeout, 30*time.Second)
+	c.MaxOpenConns = orDefault(c.MaxOpenConns, 16)
+	c.MaxIdleConns = min(orDefault(c.MaxIdleConns, 8), c.MaxOpenConns)
+	c.Generation = orDefault(c.Generation, 1)
+	return c
+}
+
+func orDefault[T int | time.Duration](value, fallback T) T {
+	if value == 0 {
+		return fallback
+	}
+	return value
+}
+
+// Client is a pool of connections and the names of the databases behind it.
+type Client struct {
+	driver.Conn
+	// Database holds what is primary: the request log.
+	Database string
+	// Folds holds one generation of the read models.
+	Folds string
+}
+
+// New makes the pool without connecting, for nodes that must start while ClickHouse is down.
+func New(config Config) (*Client, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	config = config.withDefaults()
+	options, err := config.options()
+	if err != nil {
+		return nil, err
+	}
+	client := &Client{Database: options.Auth.Database}
+	client.Folds = fmt.Sprintf("%s_%d", client.Database, config.Generation)
+	// Every query names its database, and the one of the DSN may not exist yet.
+	options.Auth.Database = ""
+	if client.Conn, err = clickhouse.Open(options); err != nil {
+		return nil, fmt.Errorf("open clickhouse: %w", err)
+	}
+	return client, nil
+}
+
+// Prepare creates the databases where they are missing.
+func (c *Client) Prepare(ctx context.Context) error {
+	for _, database := range []string{c.Database, c.Folds} {
+		err := c.Exec(ctx, `CREATE DATABASE IF NOT EXISTS {db:Identifier}`, clickhouse.Named("db", database))
+		if err != nil {
+			return fmt.Errorf("create the database %s: %w", database, err)
+		}
+	}
+	return nil
+}
+
+// Open is New and Prepare: it fails where ClickHouse does not answer.
+func Open(ctx context.Context, config Config) (*Client, error) {
+	client, err := New(config)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Prepare(ctx); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return client, nil
+}
+
+// options are clickhouse-go's, from the DSN and what it leaves open.
+func (c Config) options() (*clickhouse.Options, error) {
+	options, err := clickhouse.ParseDSN(c.DSN)
+	if err != nil {
+		return nil, errors.New("clickhouse: the DSN cannot be read")
+	}
+	options.DialTimeout = orDefault(options.DialTimeout, c.DialTimeout)
+	options.ReadTimeout = orDefault(options.ReadTimeout, c.ReadTimeout)
+	options.MaxOpenConns = orDefault(options.MaxOpenConns, c.MaxOpenConns)
+	options.MaxIdleConns = orDefault(options.MaxIdleConns, c.MaxIdleConns)
+	if options.Compression == nil && !onLoopback(options.Addr) {
+		options.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
+	}
+	// The server's default has become 1: a batch would wait for strangers' rows, and its answer could come before it is stored.
+	options.Settings["async_insert"] = 0
+	options.ClientInfo.Products = append(options.ClientInfo.Products, struct{ Name, Version string }{"nido", ""})
+	return options, nil
+}
+
+// onLoopback says that compressing costs more than the bytes: 32,000 rows/s without against 18,000 with lz4.
+func onLoopback(addresses []string) bool {
+	for _, address := range addresses {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return false
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return false
+		}
+	}
+	return true
+}
+
+// Ping asks ClickHouse for an answer, by a real query.
+func (c *Client) Ping(ctx context.Context) error {
+	var one uint8
+	if err := c.QueryRow(ctx, `SELECT 1`).Scan(&one); err != nil {
+		return fmt.Errorf("ping clickhouse: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,33 @@
+-- messages is filled by message.received, reply.completed, reply.failed and reply.cancelled: one whole row for each.
+--
+-- A row's identity is (account, stream, version, idx). agent_id and at follow from the event, so that they can stand in
+-- front of it in the sorting key, which then serves what statistics ask: one account, one agent or all, some days. A
+-- second insert of the same event has the same key and replaces the first. For the same reason a month's partition holds
+-- all copies of its rows, and FINAL need not compare partitions with one another.
+CREATE TABLE IF NOT EXISTS {db:Identifier}.messages (
+    account         String CODEC(ZSTD(1)),
+    agent_id        LowCardinality(String),
+    at              DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),  -- when it was said or the reply ended
+    stream          String CODEC(ZSTD(1)),
+    version         Int64 CODEC(T64, ZSTD(1)),
+    idx             UInt16 CODEC(T64, ZSTD(1)),                  -- which event of its commit
+    conversation    UInt64 MATERIALIZED cityHash64(stream),      -- counting distinct numbers is several times faster than streams
+    kind            Enum8('received' = 1, 'completed' = 2, 'failed' = 3, 'cancelled' = 4),
+    said            Bool,                                        -- a text came with it, even if it has been erased since
+    turn_id         String CODEC(ZSTD(1)),
+    message_id      String CODEC(ZSTD(1)),
+    text            String CODEC(ZSTD(1)),                       -- empty where it was erased
+    erased          Bool,
+    model           LowCardinality(String),
+    error_code      LowCardinality(String),
+    input_tokens    Int64 CODEC(T64, ZSTD(1)),
+    output_tokens   Int64 CODEC(T64, ZSTD(1)),
+    first_reply_us  Int64 CODEC(T64, ZSTD(1)),                   -- from the message to the first token; completed replies only
+    full_reply_us   Int64 CODEC(T64, ZSTD(1)),                   -- from the message to the last token; completed replies only
+    part            Int32,                                       -- where the log keeps the commit
+    off             Int64 CODEC(Delta, ZSTD(1))
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMM(at)
+ORDER BY (account, agent_id, at, stream, version, idx)
+SETTINGS non_replicated_deduplication_window = 1000, old_parts_lifetime = 1

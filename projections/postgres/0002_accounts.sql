@@ -1,0 +1,12 @@
+-- accounts is filled by account.opened, account.plan_changed, account.suspended, account.resumed.
+CREATE TABLE accounts (
+    account    text COLLATE "C" PRIMARY KEY,
+    name       text NOT NULL,
+    plan       text NOT NULL,
+    per_minute bigint NOT NULL,     -- the account's own limits, 0 where the plan's hold
+    per_day    bigint NOT NULL,
+    suspended  boolean NOT NULL,
+    reason     text NOT NULL,       -- of the suspension
+    opened_at  timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL
+);

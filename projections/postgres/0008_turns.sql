@@ -1,0 +1,8 @@
+-- turns is filled by message.received; every reply.* deletes the row. It holds what is being answered right now.
+CREATE TABLE turns (
+    stream   text COLLATE "C" PRIMARY KEY,
+    turn     text COLLATE "C" NOT NULL,
+    boot     text COLLATE "C" NOT NULL,
+    received timestamptz NOT NULL,
+    deadline timestamptz NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);

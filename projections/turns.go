@@ -1,0 +1,117 @@
+package projections
+
+// This file is the read model of open turns. Events: message.received opens one, reply.* end it. Table: turns. Question:
+// which ones has nobody to end them.
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/conversation"
+)
+
+// turnsFold knows, for every conversation of the batch, which turn is open behind it.
+type turnsFold struct {
+	rows  map[domain.StreamID]*turnChange
+	order []domain.StreamID
+}
+
+// turnChange is what a batch does to a conversation's open turn.
+type turnChange struct {
+	stored bool                   // the table may have a row for a turn from before the batch
+	open   *conversation.OpenTurn // behind the batch
+}
+
+func (f *turnsFold) fold(commit accepted) {
+	state, ok := commit.state.(conversation.State)
+	if !ok {
+		return
+	}
+	for _, event := range commit.events {
+		switch event.(type) {
+		case conversation.MessageReceived:
+			f.row(commit.Stream, false).open = state.Turn
+		case conversation.ReplyCompleted, conversation.ReplyFailed, conversation.ReplyCancelled:
+			f.row(commit.Stream, true).open = state.Turn
+		}
+	}
+}
+
+// row finds the conversation's change; one whose first event in the batch ends a turn had it open before.
+func (f *turnsFold) row(stream domain.StreamID, stored bool) *turnChange {
+	row, ok := f.rows[stream]
+	if !ok {
+		row = &turnChange{stored: stored}
+		if f.rows == nil {
+			f.rows = map[domain.StreamID]*turnChange{}
+		}
+		f.rows[stream] = row
+		f.order = append(f.order, stream)
+	}
+	return row
+}
+
+func (f *turnsFold) write(batch *pgx.Batch) {
+	const upsert = `
+		INSERT INTO turns (stream, turn, boot, received, deadline)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+		ON CONFLICT (stream) DO UPDATE SET turn = excluded.turn, boot = excluded.boot, received = excluded.received,
+			deadline = excluded.deadline`
+	const remove = `DELETE FROM turns WHERE stream = ANY($1)`
+	var ended, opened, turns, boots []string
+	var received, deadlines []time.Time
+	for _, id := range f.order {
+		row := f.rows[id]
+		if row.open == nil {
+			if row.stored {
+				ended = append(ended, string(id))
+			}
+			continue
+		}
+		opened = append(opened, string(id))
+		turns = append(turns, clean(row.open.ID))
+		boots = append(boots, clean(row.open.Boot))
+		received = append(received, row.open.Received)
+		deadlines = append(deadlines, row.open.Deadline)
+	}
+	if len(ended) > 0 {
+		batch.Queue(remove, ended)
+	}
+	if len(opened) > 0 {
+		batch.Queue(upsert, opened, turns, boots, received, deadlines)
+	}
+}
+
+// OpenTurn is a received message that has no end yet.
+type OpenTurn struct {
+	Stream   domain.StreamID `db:"stream"`
+	Account  string          `db:"account"`
+	Agent    string          `db:"agent"`
+	Key      string          `db:"key"` // the conversation's data key
+	Turn     string          `db:"turn"`
+	Boot     string          `db:"boot"`
+	Received time.Time       `db:"received"`
+	Deadline time.Time       `db:"deadline"`
+}
+
+// Orphans says which open turns have nobody to end them.
+type Orphans struct {
+	Living []string  // the boots that are alive
+	Before time.Time // a boot that is not among them counts as dead for turns received before this: it may be younger than the list
+	Now    time.Time // turns whose deadline lies before this are ended whoever works on them
+	Limit  int
+}
+
+// OpenTurns returns turns that the sweeper has to end, the oldest first.
+func (c Conversations) OpenTurns(ctx context.Context, orphans Orphans) ([]OpenTurn, error) {
+	const query = `
+		SELECT t.stream, c.account, c.agent, c.key, t.turn, t.boot, t.received, t.deadline
+		FROM turns t JOIN conversations c ON c.stream = t.stream
+		WHERE t.deadline < $3 OR (t.received < $2 AND t.boot <> ALL($1))
+		ORDER BY t.received, t.stream
+		LIMIT $4`
+	return all[OpenTurn](ctx, c.pool, "list the orphaned turns", query, cleanAll(orphans.Living), orphans.Before, orphans.Now, limited(orphans.Limit))
+}
