@@ -123,7 +123,7 @@ func TestATurnMayLastLongerThanReadingItsBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != 200 {
+	if answer.StatusCode != http.StatusOK {
 		t.Errorf("the turn ended with %d", answer.StatusCode)
 	}
 }

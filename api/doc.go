@@ -4,4 +4,3 @@
 // requests are checked against it, and the routes carry its scopes. server.go is the path of a request from top to
 // bottom; problem.go is the only place that turns an error into an answer.
 package api
-

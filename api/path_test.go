@@ -295,7 +295,7 @@ func TestHeadAnswersLikeGetWithoutABody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != 200 || !regexp.MustCompile(`^req_[0-9a-v]{26}$`).MatchString(answer.Header.Get("X-Request-Id")) {
+	if answer.StatusCode != http.StatusOK || !regexp.MustCompile(`^req_[0-9a-v]{26}$`).MatchString(answer.Header.Get("X-Request-Id")) {
 		t.Errorf("%d %v", answer.StatusCode, answer.Header)
 	}
 }

@@ -72,6 +72,9 @@ type LogKey struct {
 
 // logsListQuery may answer a request twice: copies that no merge has replaced yet, one behind the other and equal in every
 // column. LIMIT 1 BY would drop them, but makes ClickHouse read all of the account's rows for a page of fifty.
+//
+// Dynamic filtering is off, since it takes the place of reading the filters' columns first: a key without requests among
+// 830,000 took 227 ms with it and 10 without.
 const logsListQuery = `SELECT account, at, request_id, key_id, agent_id, conversation_id, method, route, path, query, status,
 	latency_us, first_token_us, error_code, model, input_tokens, output_tokens, client_request_id, remote_ip, user_agent, trace, erased
 FROM {db:Identifier}.requests
@@ -87,7 +90,8 @@ WHERE account = {account:String}
 	AND ({latency:UInt64} = 0 OR latency_us >= {latency:UInt64})
 	AND ({search:Bool} = false OR hasAllTokens(words, {words:Array(String)}))
 ORDER BY at DESC, request_id DESC
-LIMIT {limit:UInt32}`
+LIMIT {limit:UInt32}
+SETTINGS use_top_k_dynamic_filtering = 0`
 
 // List returns an account's requests without headers and bodies, newest first, from behind a key if one is given.
 func (l *Logs) List(ctx context.Context, account string, filter LogFilter, after *LogKey) ([]Request, error) {

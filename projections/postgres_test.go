@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -153,7 +152,7 @@ func execute(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
 	}
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // soon bounds what a test waits for.
 func soon(t testing.TB) context.Context {

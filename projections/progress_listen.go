@@ -70,7 +70,7 @@ func (p *Progress) listen(ctx context.Context, heard chan<- announcement, connec
 			continue
 		}
 		var news announcement
-		if err := json.Unmarshal([]byte(notification), &news); err != nil {
+		if err := json.Unmarshal(notification, &news); err != nil {
 			return fmt.Errorf("read an announcement: %w", err)
 		}
 		select {

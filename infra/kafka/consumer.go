@@ -187,7 +187,7 @@ func (t *trouble) wait(ctx context.Context, err error) error {
 	}
 	if t.attempts == 0 {
 		t.since = time.Now()
-		t.logger.WarnContext(ctx, t.begin, "error", err)
+		t.logger.WarnContext(ctx, "trouble begins", "what", t.begin, "error", err)
 	}
 	backoff := min(t.most, minBackoff<<min(t.attempts, 10))
 	t.attempts++
@@ -196,7 +196,7 @@ func (t *trouble) wait(ctx context.Context, err error) error {
 
 func (t *trouble) over(ctx context.Context) {
 	if t.attempts > 0 {
-		t.logger.InfoContext(ctx, t.done, "attempts", t.attempts, "after", time.Since(t.since))
+		t.logger.InfoContext(ctx, "trouble is over", "what", t.done, "attempts", t.attempts, "after", time.Since(t.since))
 	}
 	t.attempts = 0
 }

@@ -42,7 +42,7 @@ func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, 
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil // the partition may be another's by now
+			return nil //nolint:nilerr // the partition may be another's by now
 		case err == nil:
 			mark(l.next)
 		case errors.Is(err, domain.ErrUndecodable), errors.Is(err, ErrGap):

@@ -158,6 +158,7 @@ func (c *Cluster) countPartitions(ctx context.Context, topic string) (count int3
 // correctSettings puts the settings right on which the log's being a log depends, wherever they differ.
 func (c *Cluster) correctSettings(ctx context.Context, admin sarama.ClusterAdmin, topic string, settings map[string]string) error {
 	resource := sarama.ConfigResource{Type: sarama.TopicResource, Name: topic}
+	//nolint:staticcheck // its successor takes several resources and has nothing more to say about one
 	entries, err := await(ctx, func() ([]sarama.ConfigEntry, error) { return admin.DescribeConfig(resource) }, nil)
 	if err != nil {
 		return fmt.Errorf("read settings of topic %s: %w", topic, err)

@@ -34,7 +34,7 @@ func newAnthropic(baseURL, apiKey string) *anthropicAPI {
 // params writes the prompt in Anthropic's terms.
 func params(prompt commands.Prompt) anthropic.MessageNewParams {
 	p := anthropic.MessageNewParams{
-		Model:     anthropic.Model(prompt.Model),
+		Model:     prompt.Model,
 		MaxTokens: defaultMaxTokens,
 		Messages:  turns(prompt.Messages),
 	}

@@ -44,7 +44,7 @@ func (r *eventReader) next() ([]byte, error) {
 	found := false
 	for {
 		line, err := r.line()
-		if len(line) == 0 && found && (err == nil || err == io.EOF) {
+		if len(line) == 0 && found && (err == nil || errors.Is(err, io.EOF)) {
 			return r.data, nil
 		}
 		if value, ok := dataOf(line); ok {
@@ -56,7 +56,7 @@ func (r *eventReader) next() ([]byte, error) {
 				return nil, replyTooLarge()
 			}
 		}
-		if err == io.EOF && found {
+		if errors.Is(err, io.EOF) && found {
 			return r.data, nil
 		}
 		if err != nil {

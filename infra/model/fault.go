@@ -72,7 +72,7 @@ func blame(ctx, calling context.Context, err error, reply *reply) *fault {
 
 // endedByCaller is context.Canceled, and why, where the caller said so.
 func endedByCaller(ctx context.Context) error {
-	if cause := context.Cause(ctx); cause != ctx.Err() {
+	if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
 		return fmt.Errorf("model call: %w: %w", ctx.Err(), cause)
 	}
 	return fmt.Errorf("model call: %w", ctx.Err())

@@ -4,6 +4,7 @@ package model
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"strings"
 
@@ -24,9 +25,9 @@ func readCompletionStream(body io.Reader, maxEvent int, reply *reply) error {
 		event, err := events.next()
 		switch {
 		case err == nil:
-		case reply.ended || finished && err == io.EOF:
+		case reply.ended || finished && errors.Is(err, io.EOF):
 			return nil
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return incomplete()
 		default:
 			return err

@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -246,6 +245,6 @@ func variable(t testing.TB, env []string, name string) string {
 			return value
 		}
 	}
-	t.Fatal(fmt.Sprintf("the engines did not say %s", name))
+	t.Fatalf("the engines did not say %s", name)
 	return ""
 }
