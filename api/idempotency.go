@@ -46,8 +46,15 @@ type Idempotency interface {
 	Abandon(ctx context.Context, account, caller, key string) error
 }
 
-// settleTimeout bounds keeping an answer; by then the client may be gone.
-const settleTimeout = 5 * time.Second
+const (
+	// settleTimeout bounds keeping an answer; by then the client may be gone.
+	settleTimeout = 5 * time.Second
+	// settlePatience bounds how long it is tried again behind the answer. A request that is never settled stays in flight
+	// for as long as its node lives, and every repetition of it is refused.
+	settlePatience = 15 * time.Minute
+	// settleFirst and settleMax bound the pause between two tries.
+	settleFirst, settleMax = 100 * time.Millisecond, 5 * time.Second
+)
 
 // once runs a handler, under the client's Idempotency-Key if there is one.
 func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handler) {
@@ -74,7 +81,8 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), settleTimeout)
 		defer cancel()
 		if err := do(ctx); err != nil {
-			s.logger.ErrorContext(ctx, "answer to an idempotent request not settled", "request", x.id, "error", err)
+			s.logger.WarnContext(ctx, "answer to an idempotent request not settled; trying again", "request", x.id, "error", err)
+			go s.settleLater(context.WithoutCancel(ctx), x.id, do)
 		}
 	}
 	abandon := func(ctx context.Context) error { return s.config.Idempotency.Abandon(ctx, account, caller, key) }
@@ -96,6 +104,27 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		return
 	}
 	s.send(w, r, held.status, held.body.Bytes())
+}
+
+// settleLater tries until it succeeds: the store comes back, and then the client's repetition must find the answer, or
+// be let in. A node that ends before leaves its requests to whoever gets the repetition.
+func (s *Server) settleLater(ctx context.Context, request string, do func(ctx context.Context) error) {
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	for pause := settleFirst; ; pause = min(2*pause, settleMax) {
+		select {
+		case <-ctx.Done():
+			s.logger.ErrorContext(ctx, "answer to an idempotent request never settled", "request", request)
+			return
+		case <-time.After(pause):
+		}
+		trying, giveUp := context.WithTimeout(ctx, settleTimeout)
+		err := do(trying)
+		giveUp()
+		if err == nil {
+			return
+		}
+	}
 }
 
 func (s *Server) replay(w http.ResponseWriter, r *http.Request, first *Recorded) {

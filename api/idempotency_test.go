@@ -2,6 +2,8 @@ package api
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/nidohq/nido/commands"
 )
@@ -55,5 +57,26 @@ func TestAnAnswerThatMayComeOutOtherwiseIsNotKept(t *testing.T) {
 	remove := request{method: "DELETE", path: "/api/agents/agt_1", key: create.key, header: map[string]string{"Idempotency-Key": "four"}}
 	if first, again := w.do(remove), w.do(remove); first.Code != 204 || again.Code != 204 || again.Header().Get("Idempotent-Replayed") != "true" {
 		t.Errorf("%d, then %d", first.Code, again.Code)
+	}
+}
+
+func TestARequestThatCouldNotBeSettledDoesNotStayInFlight(t *testing.T) {
+	for name, fail := range map[string]error{"an answer": nil, "an attempt that came to nothing": commands.ErrUnknownOutcome} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				create := request{method: "POST", path: "/api/agents", body: `{"name":"a","model":"m"}`, key: w.key(accountScopes), header: map[string]string{"Idempotency-Key": "one"}}
+				w.fail, w.unsettled = fail, 3
+				first := w.do(create)
+				w.fail = nil
+				w.refused(w.do(create), 409, "idempotency_in_flight")
+				time.Sleep(settlePatience)
+				synctest.Wait()
+				again := w.do(create)
+				if again.Code != 201 || (fail == nil) != (again.Body.String() == first.Body.String() && again.Header().Get("Idempotent-Replayed") == "true") {
+					t.Errorf("%d %s, then %d %s", first.Code, first.Body, again.Code, again.Body)
+				}
+			})
+		})
 	}
 }

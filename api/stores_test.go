@@ -5,6 +5,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nidohq/nido/commands"
@@ -76,12 +77,20 @@ func (w *world) Begin(_ context.Context, account, caller, key string, fingerprin
 }
 
 func (w *world) Finish(_ context.Context, account, caller, key string, answer Recorded) error {
+	if w.unsettled > 0 {
+		w.unsettled--
+		return errors.New("the store is away")
+	}
 	kept := w.kept[account+caller+key]
 	kept.answer, kept.inFlight = &answer, false
 	return nil
 }
 
 func (w *world) Abandon(_ context.Context, account, caller, key string) error {
+	if w.unsettled > 0 {
+		w.unsettled--
+		return errors.New("the store is away")
+	}
 	w.kept[account+caller+key].inFlight = false
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -49,10 +50,11 @@ func validateQuery(r *http.Request, op *operation) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	if strings.Contains(r.URL.RawQuery, ";") {
+	parameters, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // r.URL.Query would leave out what it cannot read
 		return invalid("", "The query string is not valid.", "La cadena de consulta no es válida.")
 	}
-	for name, values := range r.URL.Query() {
+	for name, values := range parameters {
 		switch {
 		case !slices.Contains(op.query, name):
 			return unknownField(name)

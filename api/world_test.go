@@ -47,6 +47,8 @@ type world struct {
 	kept    map[string]*keptAnswer
 	panics  bool
 	ready   bool
+	// unsettled counts the answers under Idempotency-Keys that the store does not take before it does.
+	unsettled int
 }
 
 type keptAnswer struct {

@@ -33,6 +33,13 @@ type health struct {
 	mu       sync.Mutex
 	watched  []watched
 	measured stall
+	asked    *question // of ClickHouse, while it has not answered
+}
+
+// question is one that several may wait for.
+type question struct {
+	answered chan struct{}
+	err      error
 }
 
 type watched struct {
@@ -66,7 +73,7 @@ func (h *health) Check(ctx context.Context) (ready bool, parts map[string]string
 	var kafkaErr, postgresErr, clickhouseErr error
 	asking.Go(func() { ends, kafkaErr = h.cluster.Ends(ctx) })
 	asking.Go(func() { passed, postgresErr = h.progress.Checkpoints(ctx) })
-	asking.Go(func() { clickhouseErr = h.clickhouse.Ping(ctx) })
+	asking.Go(func() { clickhouseErr = h.askAnalytics(ctx) })
 	asking.Wait()
 
 	parts = map[string]string{
@@ -90,6 +97,34 @@ func (h *health) Check(ctx context.Context) (ready bool, parts map[string]string
 		}
 	}
 	return h.consumersSay(parts) && ready, parts
+}
+
+// askAnalytics asks ClickHouse for at most as long as the context lasts. Its client does not end connecting with a context,
+// and whoever probes a node often waits a second: a ClickHouse that hangs must not make a node look dead. One question
+// at a time is under way.
+func (h *health) askAnalytics(ctx context.Context) error {
+	h.mu.Lock()
+	asked := h.asked
+	if asked == nil {
+		asked = &question{answered: make(chan struct{})}
+		h.asked = asked
+		go func() {
+			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+			defer cancel()
+			err := h.clickhouse.Ping(limited)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			asked.err, h.asked = err, nil
+			close(asked.answered)
+		}()
+	}
+	h.mu.Unlock()
+	select {
+	case <-asked.answered:
+		return asked.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func says(err error) string {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,8 +23,12 @@ const (
 	beatEvery = 5 * time.Second
 	// chatMargin is how much longer than its turn a chat's connection may stay open.
 	chatMargin = time.Minute
+	// cutOffTimeout bounds the wait for requests whose connections were cut: they still end their turns.
+	cutOffTimeout = 10 * time.Second
 	// flushTimeout bounds the wait for the request log at the end.
 	flushTimeout = 5 * time.Second
+	// signOffTimeout bounds taking the boot off the list of living ones.
+	signOffTimeout = 2 * time.Second
 )
 
 // run works until the context ends or a part fails. first is called when the node has caught up, before it serves.
@@ -56,7 +62,9 @@ func (n *node) run(ctx context.Context, listener net.Listener, first func(contex
 	if lost := n.queue.Close(flush); lost != nil {
 		n.log.WarnContext(ctx, "request log not flushed", "error", lost)
 	}
-	if gone := n.boots.Remove(flush, n.boot); gone != nil {
+	signOff, leave := context.WithTimeout(context.WithoutCancel(ctx), signOffTimeout)
+	defer leave()
+	if gone := n.boots.Remove(signOff, n.boot); gone != nil {
 		n.log.WarnContext(ctx, "boot not signed off", "error", gone)
 	}
 	stopParts()
@@ -66,7 +74,8 @@ func (n *node) run(ctx context.Context, listener net.Listener, first func(contex
 
 // serve answers HTTP until the context ends or a part fails, then finishes the running turns.
 func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, listener net.Listener, first func(context.Context) error) error {
-	server := api.NewServer("", n.handler)
+	requests := &running{handler: n.handler}
+	server := api.NewServer("", requests)
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
 
@@ -92,8 +101,40 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 	if unfinished := server.Shutdown(stopping); unfinished != nil {
 		n.log.WarnContext(ctx, "requests cut off", "error", unfinished)
 		_ = server.Close() // its errors are those of connections that are being cut off anyway
+		if !requests.ended(cutOffTimeout) {
+			n.log.WarnContext(ctx, "requests given up; a sweeper ends their turns")
+		}
 	}
 	return err
+}
+
+// running knows whether requests are being answered. A server that cuts connections off does not wait for those that it
+// was answering, but they have turns to end and lines to write into the request log, with parts that must still run.
+type running struct {
+	handler http.Handler
+	mu      sync.RWMutex
+}
+
+// ServeHTTP implements http.Handler.
+func (r *running) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	r.handler.ServeHTTP(w, request)
+}
+
+// ended waits until every request has been answered, and lets no further one begin. It reports whether that was in time.
+func (r *running) ended(limit time.Duration) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.mu.Lock()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // catchUp waits until the fold has passed everything that was in the log when the node started: what was answered
