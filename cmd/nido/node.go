@@ -67,23 +67,25 @@ type node struct {
 func (n *node) has(r role) bool { return slices.Contains(n.roles, r) }
 
 // newNode wires a node. It needs Kafka and Postgres to be there; ClickHouse may come later.
-func newNode(ctx context.Context, settings nodeSettings, engines engineSettings, roles []role, log *slog.Logger) (n *node, err error) {
-	n = &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log}
-	defer func() {
-		if err != nil {
-			n.close()
-		}
-	}()
+func newNode(ctx context.Context, settings nodeSettings, engines engineSettings, roles []role, log *slog.Logger) (*node, error) {
+	n := &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log}
+	if err := n.wire(ctx, engines); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (n *node) wire(ctx context.Context, engines engineSettings) error {
 	if err := n.openStores(ctx, engines); err != nil {
-		return nil, err
+		return err
 	}
 	if err := n.wireFold(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := n.wireCommands(); err != nil {
-		return nil, err
+		return err
 	}
-	return n, n.wireAPI()
+	return n.wireAPI()
 }
 
 // openStores connects to the engines and makes what lives in them but in no read model.

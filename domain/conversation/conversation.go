@@ -1,7 +1,7 @@
 // Package conversation is the aggregate of one conversation between an agent and somebody: started with its first
 // message, then turn by turn, resolved, reopened.
 //
-// Its stream is conversation-<HMAC of agent and the client's id>: clients choose conversation ids, and those may be
+// Its stream is conversation-<agent id>.<HMAC of the client's id>: clients choose conversation ids, and those may be
 // personal. For the same reason every text in the events is sealed. One turn is open at a time, and every received
 // message gets exactly one end.
 package conversation
