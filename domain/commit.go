@@ -71,6 +71,8 @@ type Recorded struct {
 	Position
 	Commit
 	Hash []byte // SHA-256 of the record's key and value, for the checkpoint's comparison with the log
+	// Skipped says that an operator has decided to pass over the record: it has a place and a hash, but no commit.
+	Skipped bool
 }
 
 // Snapshot is what a decision is based on, all read at one instant: the stream's version, its folded state, and

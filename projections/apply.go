@@ -141,6 +141,9 @@ func (p *Postgres) begin(ctx context.Context, conn *pgxpool.Conn, partition int3
 	standing = make(map[domain.StreamID]*stream, len(batch))
 	ids := make([]string, 0, len(batch))
 	for _, record := range batch {
+		if record.Skipped {
+			continue
+		}
 		if _, seen := standing[record.Stream]; !seen && storable(string(record.Stream)) {
 			standing[record.Stream] = &stream{}
 			ids = append(ids, string(record.Stream))

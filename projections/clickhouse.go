@@ -123,7 +123,7 @@ func (c *ClickHouse) apply(ctx context.Context, partition int32, after int64, ba
 	var rows clickhouseRows
 	var unreadable error
 	for i, record := range batch {
-		if rejected[record.Offset] {
+		if record.Skipped || rejected[record.Offset] {
 			continue // before it is decoded: nobody ever has to read it
 		}
 		if err := rows.fold(record); err != nil {

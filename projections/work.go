@@ -56,6 +56,10 @@ func newWork(folders map[string]domain.Folder, streams map[domain.StreamID]*stre
 
 // fold decides whether a record's commit happened, and if so gives it to the read models.
 func (w *work) fold(record domain.Recorded) error {
+	if record.Skipped { // kept with the losers, so that whoever asks them passes over it as well
+		w.rejected = append(w.rejected, record.Offset)
+		return nil
+	}
 	unreadable := func(err error) error { return &Unreadable{Position: record.Position, Err: err} }
 	at, ok := w.streams[record.Stream]
 	if !ok || !storable(record.Command) {

@@ -24,6 +24,8 @@ func main() {
 		Serve     serveCommand     `cmd:"" help:"Run a node against external engines."`
 		Bootstrap bootstrapCommand `cmd:"" help:"Open an installation on external engines: account default and its administrator key."`
 		Ready     readyCommand     `cmd:"" help:"Ask the node on this machine whether it can serve chat."`
+		Log       logCommand       `cmd:"" help:"Print events as JSON lines."`
+		Skip      skipCommand      `cmd:"" help:"Pass over a record that no projector can read."`
 		Engines   enginesCommand   `cmd:"" help:"Run only the embedded engines, or a command beside them."`
 	}
 	command := kong.Parse(&commands, kong.Name("nido"), kong.Description("Host AI agents behind an API."),

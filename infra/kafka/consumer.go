@@ -71,10 +71,11 @@ func (c ConsumerConfig) Validate() error {
 // Consumer feeds one handler from one topic, sharing its partitions with the other members of its group.
 type Consumer struct {
 	ConsumerConfig
-	group  string
-	config Config
-	logger *slog.Logger
-	board  board
+	cluster *Cluster
+	group   string
+	config  Config
+	logger  *slog.Logger
+	board   board
 }
 
 // Consumer makes a consumer; Run starts it.
@@ -89,7 +90,15 @@ func (c *Cluster) Consumer(config ConsumerConfig) (*Consumer, error) {
 		config.MaxBytes = 4 << 20
 	}
 	group := c.Group(config.Name)
-	return &Consumer{ConsumerConfig: config, group: group, config: c.config, logger: c.config.Logger.With("group", group, "topic", config.Topic)}, nil
+	return &Consumer{ConsumerConfig: config, cluster: c, group: group, config: c.config, logger: c.config.Logger.With("group", group, "topic", config.Topic)}, nil
+}
+
+// skips are the decisions that concern this consumer's topic.
+func (c *Consumer) skips(ctx context.Context) (Skips, error) {
+	if c.Topic != c.cluster.Events() {
+		return nil, nil
+	}
+	return c.cluster.Skips(ctx)
 }
 
 // How long things may take, and how often they are tried again.
@@ -99,6 +108,7 @@ const (
 	minBackoff  = 50 * time.Millisecond
 	maxBackoff  = 500 * time.Millisecond // commands are waiting behind every outage
 	maxFenced   = 5 * time.Second        // every new session disturbs the whole group
+	lookForSkip = time.Second            // how often a stopped partition asks whether an operator has decided
 )
 
 // Run consumes until the context ends, and then returns nil. It outlives every outage of the log and of the handler's

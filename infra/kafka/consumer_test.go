@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -462,5 +463,69 @@ func TestCommitsThatAreMissingAreRefused(t *testing.T) {
 	store.set(0, 3, nil)
 	if err := refused(t, cluster, ConsumerConfig{Handler: Commits(store)}); !errors.Is(err, ErrLogDiffers) {
 		t.Errorf("got %v, want ErrLogDiffers", err)
+	}
+}
+
+func TestASkippedRecordIsAPlaceWithoutACommitForEveryReader(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	cluster, log := brokers.open(1)
+	brokers.append(log, 0, 5)
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: cluster.Events(), Key: []byte("x"), Value: []byte("poison")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	store := newStore()
+	lines := &lines{}
+	cluster.config.Logger = lines.logger()
+	consumer, stop := run(t, cluster, ConsumerConfig{Handler: Commits(store)})
+	poll(t, "the partition stops", func() bool {
+		partitions := consumer.Status().Partitions
+		return len(partitions) == 1 && partitions[0].Stopped != nil
+	})
+	if err := cluster.ReadAll(t.Context(), func(domain.Recorded) error { return nil }); !errors.Is(err, domain.ErrUndecodable) {
+		t.Errorf("reading all: %v", err)
+	}
+
+	poison, err := cluster.Record(t.Context(), domain.Position{Offset: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cluster.Record(t.Context(), domain.Position{Offset: 6}); !errors.Is(err, ErrNoRecord) {
+		t.Errorf("a record behind the end: %v", err)
+	}
+	at := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	if err := cluster.Skip(t.Context(), poison, domain.Actor{Kind: "operator", ID: "ana"}, at, "sent by mistake"); err != nil {
+		t.Fatal(err)
+	}
+	store.await(t, "the checkpoint passes the record though nothing comes behind it", func() bool { return store.offsets[0] == 5 })
+	brokers.append(log, 5, 5)
+	store.await(t, "the projector goes on", func() bool { return store.offsets[0] == 10 })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if lines.count("projector stopped") != 1 || lines.count(`why="sent by mistake"`) == 0 {
+		t.Errorf("said:\n%s", lines)
+	}
+
+	skips, err := cluster.Skips(t.Context())
+	if skip := skips[domain.Position{Offset: 5}]; err != nil || len(skips) != 1 || skip.Actor.ID != "ana" || !skip.Time.Equal(at) || skip.Why != "sent by mistake" {
+		t.Errorf("the control topic says %+v, %v", skips, err)
+	}
+	if _, met := skips.At(domain.Position{Offset: 5}, []byte("another hash")); met {
+		t.Error("the skip covers another record at the same place")
+	}
+	read := 0
+	if err := cluster.ReadAll(t.Context(), func(domain.Recorded) error { read++; return nil }); err != nil || read != 10 {
+		t.Errorf("reading all: %d commits, %v", read, err)
+	}
+	again := newStore()
+	_, stop = run(t, cluster, ConsumerConfig{Name: "again", Handler: Commits(again)})
+	again.await(t, "a new projector passes without stopping", func() bool { return again.offsets[0] == 10 })
+	if err := stop(); err != nil || lines.count("projector stopped") != 1 {
+		t.Errorf("%v, said:\n%s", err, lines)
 	}
 }

@@ -18,6 +18,8 @@ type Batch struct {
 	Topic     string
 	Partition int32
 	Messages  []*message.Message
+
+	skips Skips
 }
 
 // Handler folds batches and keeps the checkpoint.
@@ -39,7 +41,7 @@ type CommitHandler interface {
 	Apply(ctx context.Context, partition int32, after int64, batch []domain.Recorded) error
 }
 
-// Commits decodes records for a CommitHandler.
+// Commits decodes records for a CommitHandler. One that an operator skipped comes as what it is: a place without a commit.
 func Commits(handler CommitHandler) Handler { return commits{handler} }
 
 type commits struct{ CommitHandler }
@@ -47,6 +49,14 @@ type commits struct{ CommitHandler }
 func (c commits) Apply(ctx context.Context, after int64, batch Batch) error {
 	recorded := make([]domain.Recorded, len(batch.Messages))
 	for i, msg := range batch.Messages {
+		if batch.skips.covers(msg) {
+			place, err := placeIn(batch, i)
+			if err != nil {
+				return err
+			}
+			recorded[i] = domain.Recorded{Position: place.Position, Hash: Hash(place.Key, msg.Payload), Skipped: true}
+			continue
+		}
 		var err error
 		if recorded[i], err = Decode(msg); err != nil {
 			return err

@@ -29,7 +29,10 @@ type lane struct {
 	proven bool   // no record needs to be compared with it, or one has been
 }
 
-// run ends with nil once the session does, or with ErrReseek, ErrLogBehind or ErrLogDiffers.
+// errSkipped ends a session: an operator has decided to pass over the record at which a partition stands.
+var errSkipped = errors.New("the record is to be skipped")
+
+// run ends with nil once the session does, or with ErrReseek, ErrLogBehind, ErrLogDiffers or errSkipped.
 func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, mark func(next int64)) error {
 	for {
 		batch, ok := l.collect(ctx, records)
@@ -46,10 +49,7 @@ func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, 
 		case err == nil:
 			mark(l.next)
 		case errors.Is(err, domain.ErrUndecodable), errors.Is(err, ErrGap):
-			l.place.stop(err)
-			l.logger.ErrorContext(ctx, "projector stopped", "offset", l.next, "error", err)
-			l.discard(ctx, records)
-			return nil
+			return l.halt(ctx, records, batch, err)
 		default:
 			return err
 		}
@@ -59,7 +59,7 @@ func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, 
 // collect waits for a record and takes along what has arrived behind it.
 func (l *lane) collect(ctx context.Context, records <-chan *sarama.ConsumerMessage) (Batch, bool) {
 	limits := l.session.consumer.ConsumerConfig
-	batch := Batch{Topic: limits.Topic, Partition: l.partition}
+	batch := Batch{Topic: limits.Topic, Partition: l.partition, skips: l.session.skips}
 	size := 0
 	take := func(record *sarama.ConsumerMessage) {
 		batch.Messages = append(batch.Messages, fromRecord(record))
@@ -164,7 +164,7 @@ func (l *lane) apply(ctx context.Context, batch Batch) error {
 		if at.Offset < l.next {
 			continue
 		}
-		if err := l.hand(ctx, Batch{Topic: batch.Topic, Partition: batch.Partition, Messages: []*message.Message{msg}}); err != nil {
+		if err := l.hand(ctx, Batch{Topic: batch.Topic, Partition: batch.Partition, Messages: []*message.Message{msg}, skips: batch.skips}); err != nil {
 			return err
 		}
 	}
@@ -228,18 +228,59 @@ func (l *lane) persist(ctx context.Context, call func() error) error {
 	}
 }
 
-// discard reads on without folding, so that the lag that Status tells stays true.
-func (l *lane) discard(ctx context.Context, records <-chan *sarama.ConsumerMessage) {
+// halt stops in front of a record, loudly, until an operator has decided to pass over it. It reads on meanwhile without
+// folding, so that the lag that Status tells stays true.
+func (l *lane) halt(ctx context.Context, records <-chan *sarama.ConsumerMessage, batch Batch, err error) error {
+	culprit := l.culprit(batch)
+	if l.skipped(ctx, culprit) {
+		return errSkipped // decided before we came here
+	}
+	l.place.stop(err)
+	l.logger.ErrorContext(ctx, "projector stopped", "offset", l.next, "error", err)
+	ticker := time.NewTicker(lookForSkip)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case _, ok := <-records:
 			if !ok {
-				return
+				return nil
+			}
+		case <-ticker.C:
+			if l.skipped(ctx, culprit) {
+				return errSkipped
 			}
 		}
 	}
+}
+
+// culprit is the record at which the partition stands, or nil where that one is missing.
+func (l *lane) culprit(batch Batch) *message.Message {
+	for i, msg := range batch.Messages {
+		if place, err := placeIn(batch, i); err == nil && place.Offset == l.next {
+			return msg
+		}
+	}
+	return nil
+}
+
+// skipped asks the control topic anew.
+func (l *lane) skipped(ctx context.Context, culprit *message.Message) bool {
+	if culprit == nil {
+		return false
+	}
+	skips, err := l.session.consumer.skips(ctx)
+	if err != nil {
+		l.logger.DebugContext(ctx, "cannot look for a skip", "error", err) // the next look tells
+		return false
+	}
+	if !skips.covers(culprit) {
+		return false
+	}
+	place, _ := PlaceOf(culprit)
+	l.logger.WarnContext(ctx, "record skipped by an operator", "offset", l.next, "actor", skips[place.Position].Actor.ID, "why", skips[place.Position].Why)
+	return true
 }
 
 // placeIn is PlaceOf for a batch's own messages, which all have one.

@@ -16,12 +16,21 @@ import (
 )
 
 // ReadAll hands every commit of the events topic, accepted or not, from the beginning to the ends at the time of the
-// call. Each partition comes in order; partitions interleave at will; fn is never called twice at a time. A record
-// that cannot be decoded ends it, with an error that wraps domain.ErrUndecodable and says where.
+// call. Each partition comes in order; partitions interleave at will; fn is never called twice at a time. Records that
+// an operator skipped are passed over; another one that cannot be decoded ends it, with an error that wraps
+// domain.ErrUndecodable and says where.
 func (c *Cluster) ReadAll(ctx context.Context, fn func(domain.Recorded) error) error {
+	skips, err := c.Skips(ctx)
+	if err != nil {
+		return err
+	}
 	var one sync.Mutex
 	return c.readTopic(ctx, c.Events(), func(record *sarama.ConsumerMessage) error {
-		recorded, err := Decode(fromRecord(record))
+		msg := fromRecord(record)
+		if skips.covers(msg) {
+			return nil
+		}
+		recorded, err := Decode(msg)
 		if err != nil {
 			return err
 		}
@@ -37,6 +46,12 @@ func (c *Cluster) readTopic(ctx context.Context, topic string, fn func(*sarama.C
 	if err != nil {
 		return err
 	}
+	return c.read(ctx, topic, nil, ends, fn)
+}
+
+// read calls fn for the records of some partitions, from the offsets given, or the beginning, to before the ends. Each
+// partition has a goroutine.
+func (c *Cluster) read(ctx context.Context, topic string, from, ends map[int32]int64, fn func(*sarama.ConsumerMessage) error) error {
 	consumer, err := await(ctx, func() (sarama.Consumer, error) { return sarama.NewConsumer(c.config.Brokers, c.config.consumer()) },
 		func(late sarama.Consumer) { ignore(late.Close()) })
 	if err != nil {
@@ -45,7 +60,7 @@ func (c *Cluster) readTopic(ctx context.Context, topic string, fn func(*sarama.C
 	readers, within := errgroup.WithContext(ctx)
 	for partition, end := range ends {
 		readers.Go(func() error {
-			if err := c.readPartition(within, consumer, topic, partition, end, fn); err != nil {
+			if err := c.readPartition(within, consumer, topic, partition, from[partition], end, fn); err != nil {
 				return fmt.Errorf("read %s, partition %d: %w", topic, partition, err)
 			}
 			return nil
@@ -54,10 +69,18 @@ func (c *Cluster) readTopic(ctx context.Context, topic string, fn func(*sarama.C
 	return errors.Join(readers.Wait(), consumer.Close())
 }
 
-func (c *Cluster) readPartition(ctx context.Context, consumer sarama.Consumer, topic string, partition int32, end int64, fn func(*sarama.ConsumerMessage) error) (err error) {
+func (c *Cluster) readPartition(ctx context.Context, consumer sarama.Consumer, topic string, partition int32, from, end int64, fn func(*sarama.ConsumerMessage) error) (err error) {
 	begin, err := await(ctx, func() (int64, error) { return c.client.GetOffset(topic, partition, sarama.OffsetOldest) }, nil)
-	if err != nil || begin >= end {
+	if err != nil {
 		return err
+	}
+	next, err := await(ctx, func() (int64, error) { return c.client.GetOffset(topic, partition, sarama.OffsetNewest) }, nil)
+	if err != nil {
+		return err
+	}
+	begin, end = max(begin, from), min(end, next)
+	if begin >= end {
+		return nil
 	}
 	records, err := consumer.ConsumePartition(topic, partition, begin)
 	if err != nil {

@@ -21,6 +21,7 @@ type session struct {
 	moved    func()                  // called at the first batch that was applied
 
 	lanes    map[int32]*lane // written by Setup alone
+	skips    Skips           // as they stood at Setup
 	fenced   atomic.Bool     // a handler was overtaken
 	progress atomic.Bool     // a batch was applied
 }
@@ -32,6 +33,10 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 	s.lanes = map[int32]*lane{}
 	s.consumer.board.outage(nil)
 	s.consumer.board.assign(group.Claims()[topic])
+	var err error
+	if s.skips, err = s.consumer.skips(ctx); err != nil {
+		return err
+	}
 	for _, partition := range group.Claims()[topic] {
 		lane := &lane{session: s, partition: partition, place: s.consumer.board.place(partition), logger: s.consumer.logger.With("partition", partition)}
 		begin, err := lane.seek(ctx)

@@ -208,20 +208,25 @@ func (c *Cluster) recordedPartitions(ctx context.Context) (count int32, found bo
 }
 
 func (c *Cluster) recordPartitions(ctx context.Context, count int32) error {
-	value, err := json.Marshal(topology{Type: topologyType, Topic: c.Events(), Partitions: count, Time: time.Now().UTC()})
+	return c.decide(ctx, topologyType, topology{Type: topologyType, Topic: c.Events(), Partitions: count, Time: time.Now().UTC()})
+}
+
+// decide appends a record to the control topic. Decisions are so few that each has a producer of its own.
+func (c *Cluster) decide(ctx context.Context, kind string, decision any) error {
+	value, err := json.Marshal(decision)
 	if err != nil {
-		return fmt.Errorf("record the partition count: %w", err)
+		return fmt.Errorf("record a %s: %w", kind, err)
 	}
 	_, err = await(ctx, func() (struct{}, error) {
 		producer, err := sarama.NewSyncProducer(c.config.Brokers, c.config.producer(sarama.CompressionNone))
 		if err != nil {
 			return struct{}{}, err
 		}
-		_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: c.Control(), Key: sarama.StringEncoder(topologyType), Value: sarama.ByteEncoder(value)})
+		_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: c.Control(), Key: sarama.StringEncoder(kind), Value: sarama.ByteEncoder(value)})
 		return struct{}{}, errors.Join(err, producer.Close())
 	}, nil)
 	if err != nil {
-		return fmt.Errorf("record the partition count in %s: %w", c.Control(), err)
+		return fmt.Errorf("record a %s in %s: %w", kind, c.Control(), err)
 	}
 	return nil
 }

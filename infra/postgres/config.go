@@ -33,6 +33,8 @@ type Config struct {
 	// IdleTransactionTimeout is after how long the server ends the session of a transaction in which nothing happens,
 	// and with it the locks of a node that hangs. Default: 30 s.
 	IdleTransactionTimeout time.Duration
+	// Relaxed lets commits answer before they are on disk, for work that is begun again where it was cut off.
+	Relaxed bool
 }
 
 // Validate reports every fault of the configuration at once.

@@ -67,6 +67,9 @@ func (c Config) apply(parsed *pgxpool.Config) {
 	} {
 		connection.RuntimeParams[name] = value
 	}
+	if c.Relaxed {
+		connection.RuntimeParams["synchronous_commit"] = "off"
+	}
 }
 
 func searchPath(schemas []string) string {
