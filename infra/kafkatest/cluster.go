@@ -1,9 +1,8 @@
 //go:build linux
 
-// Package kafkatest stands below the tests: a real Apache Kafka of three nodes on this machine, each of which can be
-// stopped, killed and started again. What the embedded broker cannot show is shown here: elections, replicas that fall
-// behind, brokers that come and go one at a time.
 package kafkatest
+
+// This file stands at the cluster as a whole: it is started, its nodes come and go, and it is looked at.
 
 import (
 	"context"
@@ -16,16 +15,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
-)
-
-// NodeCount is how many nodes there are: the fewest of which one may be away while two still hold every commit.
-const NodeCount = 3
-
-const (
-	// startPatience bounds a start, of one node or of all: three virtual machines on two busy cores.
-	startPatience = 90 * time.Second
-	// stopPatience bounds an ordered stop; a node that hands its partitions over takes a second or two.
-	stopPatience = 30 * time.Second
 )
 
 // Config says where the nodes keep their data.

@@ -1,5 +1,6 @@
-//go:build linux
-
+// Package kafkatest stands below the tests: a real Apache Kafka of three nodes on this machine, each of which can be
+// stopped, killed and started again. What the embedded broker cannot show is shown here: elections, replicas that fall
+// behind, brokers that come and go one at a time.
 package kafkatest
 
 // This file stands between the tests and the nodes: one process runs the nodes for the tests of all packages, and takes
@@ -10,10 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -26,38 +25,15 @@ const (
 	ControlVariable = "NIDO_TEST_KAFKA_CONTROL"
 )
 
-// Serve takes wishes on a port of its own until it is closed, and returns its address.
-func (c *Cluster) Serve(ctx context.Context) (address string, stop func() error, err error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, fmt.Errorf("listen for the tests' wishes: %w", err)
-	}
-	mux := http.NewServeMux()
-	handle := func(path string, do func(ctx context.Context, id int) error) {
-		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-			id, err := strconv.Atoi(r.PathValue("node"))
-			if r.PathValue("node") != "" && err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
-			} else if err := do(r.Context(), id); err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-			}
-		})
-	}
-	handle("/nodes/{node}/kill", func(_ context.Context, id int) error { return c.Kill(id) })
-	handle("/nodes/{node}/stop", c.Stop)
-	handle("/nodes/{node}/resume", c.Resume)
-	handle("/settle", func(ctx context.Context, _ int) error { return c.Settle(ctx) })
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	return listener.Addr().String(), func() error {
-		err := server.Close()
-		if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
-			err = errors.Join(err, ended)
-		}
-		return err
-	}, nil
-}
+// NodeCount is how many nodes there are: the fewest of which one may be away while two still hold every commit.
+const NodeCount = 3
+
+const (
+	// startPatience bounds a start, of one node or of all: three virtual machines on two busy cores.
+	startPatience = 90 * time.Second
+	// stopPatience bounds an ordered stop; a node that hands its partitions over takes a second or two.
+	stopPatience = 30 * time.Second
+)
 
 // Remote is a cluster that another process runs.
 type Remote struct {
