@@ -1,9 +1,11 @@
 package kafka
 
-// This file is the tests' own: real brokers in this process, and handlers that keep checkpoints as a store does.
+// This file is the tests' own: brokers in this process or, for the same tests, real ones of several nodes, and
+// handlers that keep checkpoints as a store does.
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,29 +25,73 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/infra/kafkatest"
 	"github.com/nidohq/nido/projections"
 )
 
-// brokers is a cluster of real brokers that can be stopped and started again with the same data and addresses.
+// brokers is a cluster that can be stopped and started again with the same data and addresses.
 type brokers struct {
 	t       *testing.T
+	prefix  string
+	addrs   []string
 	options []kfake.Opt
 	ports   []int
-	addrs   []string
-	cluster *kfake.Cluster
+	cluster *kfake.Cluster    // nil where the brokers are real ones
+	remote  *kafkatest.Remote // nil where they are embedded
+	stopped bool
 }
 
-// startBrokers starts brokers as the embedded engine does: durable, with synced writes.
+// startBrokers gives the real Kafka that NIDO_TEST_KAFKA_BROKERS names, which has always three nodes, and else starts
+// embedded brokers.
 func startBrokers(t *testing.T, count int) *brokers {
 	t.Helper()
-	b := &brokers{t: t, options: []kfake.Opt{kfake.DataDir(t.TempDir()), kfake.SyncWrites(), kfake.NumBrokers(count), kfake.ClusterID("nido")}}
+	remote, ok := kafkatest.FromEnvironment()
+	if !ok {
+		return startEmbedded(t, count)
+	}
+	b := &brokers{t: t, remote: &remote, addrs: remote.Brokers, prefix: "test-" + strings.ToLower(rand.Text()[:8])}
+	t.Cleanup(func() { // the next test finds them whole
+		if b.stopped {
+			b.start()
+		}
+	})
+	return b
+}
+
+// startEmbedded starts brokers as the embedded engine does: durable, with synced writes. Tests call it that give the
+// broker its lines.
+func startEmbedded(t *testing.T, count int) *brokers {
+	t.Helper()
+	b := &brokers{t: t, prefix: "test", options: []kfake.Opt{kfake.DataDir(t.TempDir()), kfake.SyncWrites(), kfake.NumBrokers(count), kfake.ClusterID("nido")}}
 	b.start()
 	t.Cleanup(b.stop)
 	return b
 }
 
+// stop ends all brokers at once, as a power cut does.
+func (b *brokers) stop() {
+	b.stopped = true
+	if b.remote != nil {
+		if err := b.remote.All(context.WithoutCancel(b.t.Context()), b.remote.Kill); err != nil {
+			b.t.Fatal(err)
+		}
+		return
+	}
+	if b.cluster != nil {
+		b.cluster.Close()
+		b.cluster = nil
+	}
+}
+
 func (b *brokers) start() {
 	b.t.Helper()
+	b.stopped = false
+	if b.remote != nil {
+		if err := b.remote.All(context.WithoutCancel(b.t.Context()), b.remote.Resume); err != nil {
+			b.t.Fatal(err)
+		}
+		return
+	}
 	options := b.options
 	if len(b.ports) > 0 {
 		options = append(slices.Clone(options), kfake.Ports(b.ports...))
@@ -68,15 +114,8 @@ func (b *brokers) start() {
 	}
 }
 
-func (b *brokers) stop() {
-	if b.cluster != nil {
-		b.cluster.Close()
-		b.cluster = nil
-	}
-}
-
 func (b *brokers) config() Config {
-	return Config{Brokers: b.addrs, Prefix: "test", Logger: slog.New(slog.DiscardHandler)}
+	return Config{Brokers: b.addrs, Prefix: b.prefix, Logger: slog.New(slog.DiscardHandler)}
 }
 
 // open opens the cluster and its log.

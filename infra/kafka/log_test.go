@@ -259,7 +259,7 @@ func TestACommitThatIsTooLargeIsRefusedAndTheNextOneGoesThrough(t *testing.T) {
 }
 
 func TestAnAppendWhoseContextEndsHasAnUnknownOutcome(t *testing.T) {
-	brokers := startBrokers(t, 1)
+	brokers := startEmbedded(t, 1)
 	_, log := brokers.open(1)
 	release := make(chan struct{})
 	asked := make(chan struct{}, 1)
@@ -279,7 +279,7 @@ func TestAnAppendWhoseContextEndsHasAnUnknownOutcome(t *testing.T) {
 }
 
 func TestAnAcknowledgementWithoutAnOffsetIsAnUnknownOutcome(t *testing.T) {
-	brokers := startBrokers(t, 1)
+	brokers := startEmbedded(t, 1)
 	_, log := brokers.open(1)
 	brokers.answerDuplicate()
 	if _, err := log.Append(t.Context(), someCommit(1)); !errors.Is(err, commands.ErrUnknownOutcome) {
@@ -489,8 +489,9 @@ func TestTopicsSayWhatTheyKeep(t *testing.T) {
 	}
 	admin := kadm.NewClient(client)
 	defer admin.Close()
+	events, control, requests := brokers.prefix+".events", brokers.prefix+".control", brokers.prefix+".requests"
 	// An operator made the events topic by hand, with a week's retention.
-	if _, err := admin.CreateTopic(t.Context(), 4, 3, map[string]*string{"retention.ms": new("604800000")}, "test.events"); err != nil {
+	if _, err := admin.CreateTopic(t.Context(), 4, 3, map[string]*string{"retention.ms": new("604800000")}, events); err != nil {
 		t.Fatal(err)
 	}
 	lines := &lines{}
@@ -513,12 +514,12 @@ func TestTopicsSayWhatTheyKeep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs, err := admin.DescribeTopicConfigs(t.Context(), "test.events", "test.control", "test.requests")
+	configs, err := admin.DescribeTopicConfigs(t.Context(), events, control, requests)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string][3]string{ // partitions, retention.ms, max.message.bytes
-		"test.events": {"4", "-1", "4194304"}, "test.control": {"1", "-1", "4194304"}, "test.requests": {"2", "604800000", "4194304"},
+		events: {"4", "-1", "4194304"}, control: {"1", "-1", "4194304"}, requests: {"2", "604800000", "4194304"},
 	}
 	for _, config := range configs {
 		got := [3]string{fmt.Sprint(len(topics[config.Name].Partitions))}
@@ -552,14 +553,14 @@ func TestStartRefusesAnotherPartitionCountAndAMissingLog(t *testing.T) {
 	}
 	admin := kadm.NewClient(client)
 	defer admin.Close()
-	if _, err := admin.UpdatePartitions(t.Context(), 6, "test.events"); err != nil {
+	if _, err := admin.UpdatePartitions(t.Context(), 6, brokers.prefix+".events"); err != nil {
 		t.Fatal(err)
 	}
 	_, err = Open(t.Context(), brokers.config())
-	if !errors.Is(err, ErrPartitionsChanged) || !strings.Contains(err.Error(), "test.events has 6, but was created with 4") {
+	if !errors.Is(err, ErrPartitionsChanged) || !strings.Contains(err.Error(), brokers.prefix+".events has 6, but was created with 4") {
 		t.Errorf("got %v, want ErrPartitionsChanged with both counts", err)
 	}
-	if _, err := admin.DeleteTopics(t.Context(), "test.events"); err != nil {
+	if _, err := admin.DeleteTopics(t.Context(), brokers.prefix+".events"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = Open(t.Context(), brokers.config()); !errors.Is(err, ErrEventsMissing) {
