@@ -15,7 +15,7 @@ type Config struct {
 	Dir string
 	// Logger hears about starts, stops and trouble of the engines. Default: silence.
 	Logger *slog.Logger
-	// Packages is the node_modules folder that holds the engines' npm packages. Default: Locate finds it.
+	// Packages is the node_modules folder that holds the engines' npm packages. Default: beside the binary or the module.
 	Packages string
 	// KafkaPort, PostgresPort and ClickHousePort are the ports on 127.0.0.1; a taken one fails the start.
 	// Default 0: the port of the last start where it is still free, else any free one.
