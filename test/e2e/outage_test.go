@@ -4,10 +4,13 @@ package e2e
 // ClickHouse, each of which can be taken away, held up and given back while the nodes run.
 
 import (
+	"bytes"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -73,20 +76,21 @@ func (b *broker) start() {
 
 func (b *broker) stop() { b.cluster.Close() }
 
-// onProduce calls look with the bytes of every batch that is sent, before it is written, until look answers stop. A
-// batch that look refuses is not written; its connection breaks.
-func (b *broker) onProduce(look func(batch string) (refuse, stop bool)) {
+// killOn kills a process at the moment at which a batch arrives that holds all of these texts, which is then written or,
+// with refused, is not.
+func (b *broker) killOn(p *process, refused bool, texts ...string) {
 	b.cluster.ControlKey(int16(kmsg.Produce), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		for _, topic := range request.(*kmsg.ProduceRequest).Topics {
 			for _, partition := range topic.Partitions {
-				refuse, stop := look(string(partition.Records))
-				if !stop {
-					b.cluster.KeepControl()
+				missing := func(text string) bool { return !bytes.Contains(partition.Records, []byte(text)) }
+				if slices.ContainsFunc(texts, missing) {
+					continue
 				}
-				if refuse {
+				p.signal(syscall.SIGKILL)
+				if refused {
 					return nil, errors.New("the connection breaks"), true
 				}
-				return nil, nil, false
+				b.cluster.DropControl()
 			}
 		}
 		return nil, nil, false
