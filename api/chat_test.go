@@ -62,6 +62,7 @@ func TestATurnThatWasOvertakenLooksAgain(t *testing.T) {
 	w.refused(answer(stale, stale, stale, stale, stale, stale), 409, "conflict")
 	for code, status := range map[string]int{"upstream_error": 502, "upstream_timeout": 504, "upstream_rate_limited": 503, "model_not_found": 502, "interrupted": 502} {
 		w.refused(answer(&commands.ModelError{Code: code, Err: errors.New("said the provider")}), status, code)
+		w.refused(answer(&commands.ModelError{Code: code, Err: domain.Refuse("turn_closed", "it has ended")}), status, code)
 	}
 	w.refused(answer(commands.ErrUnknownOutcome), 503, "unknown_outcome")
 }

@@ -65,12 +65,13 @@ func explain(ctx context.Context, err error) *Problem {
 	switch {
 	case isProblem:
 		return known
-	case isRefusal && entries[refusal.Code].Code != "":
-		return &Problem{Code: refusal.Code, Field: refusal.Field, English: sentence(refusal.Message)}
 	case isModel && entries[model.Code].Code != "":
 		return code(model.Code)
 	case isModel:
 		return code("upstream_error")
+	// Behind the model's: a turn that somebody else has ended fails for its caller, whatever refused its own end.
+	case isRefusal && entries[refusal.Code].Code != "":
+		return &Problem{Code: refusal.Code, Field: refusal.Field, English: sentence(refusal.Message)}
 	case tooLarge:
 		return code("payload_too_large")
 	case isBadType:

@@ -22,7 +22,13 @@ const (
 	lookInterval = 100 * time.Millisecond
 	// lookPatience bounds one such read.
 	lookPatience = 2 * time.Second
+	// blindPatience is for how long the checkpoints may be out of sight before those who wait hear that. Behind each of
+	// them stands a caller, who must not wait for Postgres to come back.
+	blindPatience = 500 * time.Millisecond
 )
+
+// ErrBlind says that the tables cannot be asked how far the fold is. What was waited for may have happened or not.
+var ErrBlind = errors.New("how far the fold is cannot be seen")
 
 // Progress knows how far the Postgres fold has come, by listening to its notifications on one connection, and by reading
 // the checkpoints where those are missing. What it remembers is a hint that saves queries; it never answers from it what
@@ -35,6 +41,8 @@ type Progress struct {
 	mu    sync.Mutex
 	parts map[int32]*partition
 	tick  int64 // counts the intervals, to know who has waited longer than one
+
+	blind time.Time // since when looking has failed; zero where it has not. Only Run's own goroutine touches it
 }
 
 // NewProgress follows the fold into a schema, which must be the first in the search path of the pool. Nobody is told
@@ -98,6 +106,9 @@ func (p *Progress) Rejected(ctx context.Context, part int32, first, last int64) 
 			if ok {
 				return rejected, nil
 			}
+			if waiter.blind {
+				return nil, fmt.Errorf("wait for %d:%d: %w", part, last, ErrBlind)
+			}
 			continue // passed, but nobody has said who lost
 		case <-ctx.Done():
 			p.leave(part, waiter)
@@ -154,13 +165,17 @@ func (p *Progress) Checkpoints(ctx context.Context) (map[int32]int64, error) {
 func (p *Progress) look(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
-	known := p.passed()
+	began, known := time.Now(), p.passed()
 	found, err := p.sightings(limited, known)
 	if err != nil {
 		if ctx.Err() == nil {
-			p.log.WarnContext(ctx, "cannot see how far the fold is", "error", err)
+			p.lost(ctx, began, err)
 		}
 		return
+	}
+	if !p.blind.IsZero() {
+		p.log.InfoContext(ctx, "sees how far the fold is again", "after", time.Since(p.blind))
+		p.blind = time.Time{}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -176,6 +191,23 @@ func (p *Progress) look(ctx context.Context) {
 		} else {
 			at.set(seen.Off)
 		}
+	}
+}
+
+// lost takes in that the tables could not be read, and after a while tells those who have waited for longer than an
+// interval. Whoever has just come waits for the next look: it may be the one that succeeds.
+func (p *Progress) lost(ctx context.Context, began time.Time, err error) {
+	if p.blind.IsZero() {
+		p.blind = began
+		p.log.WarnContext(ctx, "cannot see how far the fold is", "error", err)
+	}
+	if time.Since(p.blind) < blindPatience {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, part := range p.parts {
+		part.dismiss(func(w *waiter) bool { return p.tick-w.since > 1 })
 	}
 }
 

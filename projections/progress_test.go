@@ -276,3 +276,24 @@ func TestTenThousandWaitersAreAllTold(t *testing.T) {
 	waiting.Wait()
 	t.Logf("folded and told in %v", time.Since(began))
 }
+
+func TestWhoeverWaitsHearsThatTheTablesCannotBeAsked(t *testing.T) {
+	db := newDatabase(t)
+	story := plans(3)
+	progress := follow(t, db.pool)
+	fold(t, db, story, 1)
+	wantOutcome(t, progress, 0)
+	rename := func(from, to string) {
+		if _, err := db.pool.Exec(t.Context(), `ALTER TABLE read.`+from+` RENAME TO `+to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rename("checkpoints", "hidden")
+	began := time.Now()
+	if _, err := progress.Wait(soon(t), domain.Position{Offset: 1}); !errors.Is(err, projections.ErrBlind) || time.Since(began) > 2*time.Second {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+	rename("hidden", "checkpoints")
+	fold(t, db, story, 1)
+	wantOutcome(t, progress, 1) // and everything is as before once they can
+}

@@ -13,12 +13,13 @@ import (
 const remember = 1 << 16
 
 // waiter waits for the offsets first to last to be folded. told gets the rejected ones among them, or is closed where
-// they were passed and must be asked for.
+// they were passed and must be asked for, or, with blind, where nobody can say.
 type waiter struct {
 	first, last int64
 	since       int64 // the interval in which it came
 	told        chan []int64
-	place       int // in the heap
+	blind       bool // set before told is closed
+	place       int  // in the heap
 }
 
 // partition is what is known of one partition of the log.
@@ -81,6 +82,17 @@ func (p *partition) remembered(first, last int64) (rejected []int64, known bool)
 // after is the place of the first rejected offset that is not below off.
 func (p *partition) after(off int64) int {
 	return sort.Search(len(p.rejected), func(i int) bool { return p.rejected[i] >= off })
+}
+
+// dismiss sends waiters away without an answer.
+func (p *partition) dismiss(which func(*waiter) bool) {
+	for _, w := range slices.Clone(p.waiters) {
+		if which(w) {
+			heap.Remove(&p.waiters, w.place)
+			w.blind = true
+			close(w.told)
+		}
+	}
 }
 
 func (p *partition) add(w *waiter) { heap.Push(&p.waiters, w) }

@@ -156,7 +156,7 @@ func (n *node) wireCommands() (err error) {
 		return fmt.Errorf("model providers: %w", err)
 	}
 	n.chat = commands.NewChat(commands.ChatConfig{Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Logger: n.log}, store, n.keyring, n.models)
-	n.sweeper = commands.NewSweeper(commands.SweeperConfig{Logger: n.log}, store, lifeSigns{n.boots},
+	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
 	n.queue, err = requestlog.NewQueue(requestlog.Config{Node: n.boot}, n.requests, n.keyring, n.log)
 	return err

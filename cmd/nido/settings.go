@@ -33,6 +33,8 @@ type nodeSettings struct {
 	TurnTimeout time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
 	StopTimeout time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
 
+	ClaimTimeout time.Duration `help:"How long the slug of an agent that is being created may stay unbound before it is bound or given back." default:"5m" env:"NIDO_CLAIM_TIMEOUT"`
+
 	ModelBaseURL     string `help:"An OpenAI-compatible API, /v1 included." env:"NIDO_MODEL_BASE_URL" placeholder:"URL"`
 	ModelAPIKey      string `help:"Its key." env:"NIDO_MODEL_API_KEY" placeholder:"KEY"`
 	AnthropicAPIKey  string `help:"Turns Anthropic on, for models named claude…" env:"ANTHROPIC_API_KEY" placeholder:"KEY"`
