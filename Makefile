@@ -36,9 +36,10 @@ generate: $(generate_tool)
 fresh: generate
 	git diff --exit-code -- '*.gen.go'
 
+# bench measures; BENCH="-quick" does it briefly, BENCH="-h" tells what else there is.
 bench: setup build
 	@data="$$(mktemp -d)" && trap 'rm -rf "$$data"' EXIT && \
-	bin/nido engines --data "$$data/engines" -- go run ./bench
+	bin/nido engines --data "$$data/engines" -- go run ./bench $(BENCH)
 
 # Without optimisation or debugging tables the linter builds in two minutes instead of five.
 $(lint_tool):
