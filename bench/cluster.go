@@ -84,16 +84,36 @@ func (b *bench) upstreams(ctx context.Context) (u upstreams, err error) {
 
 // cluster is an API node and, in another process, the projectors.
 type cluster struct {
+	nido           string // the build that it runs
 	api, projector *process
 	key            string // the administrator's
 	fast, slow     string // agents behind the two mock providers
 }
 
-// nodes starts the cluster, once.
-func (b *bench) nodes(ctx context.Context) (*cluster, error) {
-	if b.cluster != nil {
+// builds are those that are measured in turn.
+func (b *bench) builds() []string {
+	if b.against == "" {
+		return []string{b.nido}
+	}
+	return []string{b.nido, b.against}
+}
+
+// called tells the figures of one build from those of the other.
+func (b *bench) called(build string) string {
+	if build == b.against {
+		return "before"
+	}
+	return "nido"
+}
+
+// nodes starts the cluster of the build under test, once.
+func (b *bench) nodes(ctx context.Context) (*cluster, error) { return b.nodesOf(ctx, b.nido) }
+
+func (b *bench) nodesOf(ctx context.Context, build string) (*cluster, error) {
+	if b.cluster != nil && b.cluster.nido == build {
 		return b.cluster, nil
 	}
+	b.stopCluster()
 	up, err := b.upstreams(ctx)
 	if err != nil {
 		return nil, err
@@ -103,12 +123,12 @@ func (b *bench) nodes(ctx context.Context) (*cluster, error) {
 			return nil, err
 		}
 	}
-	c := &cluster{}
+	c := &cluster{nido: build}
 	b.cluster = c // so that close ends whatever has been started
 	if c.key, err = b.rootKey(ctx); err != nil {
 		return nil, err
 	}
-	if c.projector, err = b.node(ctx, "projector", "--roles", "projector,sweeper"); err != nil {
+	if c.projector, err = b.node(ctx, build, "projector", "--roles", "projector,sweeper"); err != nil {
 		return nil, err
 	}
 	providers, err := b.providers(up)
@@ -116,10 +136,10 @@ func (b *bench) nodes(ctx context.Context) (*cluster, error) {
 		return nil, err
 	}
 	args := []string{"--roles", "api", "--providers", providers}
-	if b.profile != "" {
+	if b.profile != "" && build == b.nido {
 		args = append(args, "--profile", b.profile)
 	}
-	if c.api, err = b.node(ctx, "api", args...); err != nil {
+	if c.api, err = b.node(ctx, build, "api", args...); err != nil {
 		return nil, err
 	}
 	if err := c.api.await(ctx, "/readyz", time.Minute); err != nil {
@@ -160,12 +180,12 @@ func (b *bench) providers(up upstreams) (string, error) {
 }
 
 // node starts a node of some roles.
-func (b *bench) node(ctx context.Context, name string, args ...string) (*process, error) {
+func (b *bench) node(ctx context.Context, build, name string, args ...string) (*process, error) {
 	addr, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(b.nido, append([]string{"serve", "--listen", addr}, args...)...)
+	cmd := exec.Command(build, append([]string{"serve", "--listen", addr}, args...)...)
 	cmd.Stderr = b.logs()
 	return launch(ctx, name, "/livez", cmd, addr)
 }

@@ -27,6 +27,7 @@ import (
 // settings is how long and how often to measure.
 type settings struct {
 	nido     string
+	against  string
 	quick    bool
 	rounds   int
 	span     time.Duration // of one measurement
@@ -73,6 +74,7 @@ func main() {
 func parse() settings {
 	var s settings
 	flag.StringVar(&s.nido, "nido", "bin/nido", "the built command under test")
+	flag.StringVar(&s.against, "against", "", "another build, to be measured in turn with it in rows 1, 2 and 8: nodes of both roles change over")
 	flag.BoolVar(&s.quick, "quick", false, "measure briefly: about two minutes in all, and not to be quoted")
 	flag.IntVar(&s.rounds, "rounds", 5, "interleaved rounds of each cell")
 	flag.DurationVar(&s.span, "span", 6*time.Second, "length of one measurement")

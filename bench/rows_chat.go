@@ -7,16 +7,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 )
 
 // chatThroughput is rows 1 and 2: CPU per chat and chats per second at no upstream delay on 64 connections, over a bare
 // reverse proxy's.
 func chatThroughput(ctx context.Context, b *bench) error {
 	b.say("rows 1 and 2: chat, no delay, 64 connections")
-	c, err := b.nodes(ctx)
-	if err != nil {
-		return err
-	}
 	up, err := b.upstreams(ctx)
 	if err != nil {
 		return err
@@ -25,56 +23,122 @@ func chatThroughput(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	cells := []struct {
-		name string
-		p    *process
-		job  job
-	}{
-		{"hello", hello, job{Addr: hello.addr, Method: "POST", Path: "/hello"}},
-		{"direct", up.direct, b.bare(up.direct)},
-		{"proxy", up.proxy, b.bare(up.proxy)},
-		{"nido, new conversations", c.api, b.chat(c, c.fast)},
-		{"nido, going on", c.api, b.talk(c, c.fast)},
-	}
-	costs, rates := map[string][]float64{}, map[string][]float64{}
-	p50, p99 := map[string][]float64{}, map[string][]float64{}
-	var folding []float64
+	t := throughput{bench: b, costs: map[string][]float64{}, rates: map[string][]float64{}, p50: map[string][]float64{}, p99: map[string][]float64{}}
 	for round := -1; round < b.rounds; round++ { // the first warms up
-		for _, cell := range cells {
-			foldBefore, err := c.projector.cpu()
-			if err != nil {
+		t.warm = round >= 0
+		for _, reference := range []struct {
+			p   *process
+			job job
+		}{
+			{hello, job{Addr: hello.addr, Method: "POST", Path: "/hello"}}, {up.direct, b.bare(up.direct)}, {up.proxy, b.bare(up.proxy)},
+		} {
+			if err := t.measure(ctx, reference.p.name, reference.p, reference.job); err != nil {
 				return err
 			}
-			m, cost, err := b.costed(ctx, cell.p, cell.job, 64)
-			if err != nil {
+		}
+		for _, build := range b.builds() {
+			if err := t.nido(ctx, build); err != nil {
 				return err
-			}
-			foldAfter, err := c.projector.cpu()
-			if err != nil {
-				return err
-			}
-			if round < 0 {
-				continue
-			}
-			costs[cell.name], rates[cell.name] = append(costs[cell.name], cost), append(rates[cell.name], m.perSecond())
-			p50[cell.name], p99[cell.name] = append(p50[cell.name], m.P50), append(p99[cell.name], m.P99)
-			if cell.name == "nido, new conversations" {
-				folding = append(folding, (foldAfter-foldBefore).Seconds()/float64(m.Done)*10_000)
 			}
 		}
 	}
-	for _, cell := range cells {
-		b.results.add(1, cell.name+": CPU per 10,000 requests", "s", costs[cell.name]...)
-		b.results.add(2, cell.name+": requests per second", "/s", rates[cell.name]...)
-		b.results.add(2, cell.name+": p50 at 64 connections", "ms", p50[cell.name]...)
-		b.results.add(2, cell.name+": p99 at 64 connections", "ms", p99[cell.name]...)
-	}
-	b.results.add(1, "nido's projector node: CPU per 10,000 chats", "s", folding...)
-	for _, name := range []string{"nido, new conversations", "nido, going on"} {
-		b.results.add(1, name+": CPU over proxy", "×", over(costs[name], costs["proxy"])...).atMost(2)
-		b.results.add(2, name+": requests/s over proxy", "×", over(rates[name], rates["proxy"])...).atLeast(0.4)
-	}
+	t.report()
 	return nil
+}
+
+// throughput gathers the figures of rows 1 and 2 by cell, one per round.
+type throughput struct {
+	*bench
+	warm                   bool
+	cells                  []string
+	costs, rates, p50, p99 map[string][]float64
+}
+
+func (t *throughput) measure(ctx context.Context, cell string, p *process, job job) error {
+	m, cost, err := t.costed(ctx, p, job, 64)
+	if err == nil && t.warm {
+		t.keep(cell, cost)
+		t.rates[cell], t.p50[cell], t.p99[cell] = append(t.rates[cell], m.perSecond()), append(t.p50[cell], m.P50), append(t.p99[cell], m.P99)
+	}
+	return err
+}
+
+func (t *throughput) keep(cell string, cost float64) {
+	if len(t.costs[cell]) == 0 {
+		t.cells = append(t.cells, cell)
+	}
+	t.costs[cell] = append(t.costs[cell], cost)
+}
+
+// nido measures one build's nodes, and what the chats cost in the other processes.
+func (t *throughput) nido(ctx context.Context, build string) error {
+	c, err := t.nodesOf(ctx, build)
+	if err != nil {
+		return err
+	}
+	name := t.called(build)
+	if len(t.builds()) > 1 { // freshly started nodes have their own first second
+		if _, err := t.bench.measure(ctx, t.chat(c, c.fast), 64); err != nil {
+			return err
+		}
+	}
+	before, err := engineTimes()
+	if err != nil {
+		return err
+	}
+	fold, err := c.projector.cpu()
+	if err != nil {
+		return err
+	}
+	m, cost, err := t.costed(ctx, c.api, t.chat(c, c.fast), 64)
+	if err != nil {
+		return err
+	}
+	folded, err := c.projector.cpu()
+	if err != nil {
+		return err
+	}
+	after, err := engineTimes()
+	if err != nil {
+		return err
+	}
+	if t.warm {
+		cell := name + ", new conversations"
+		t.keep(cell, cost)
+		t.rates[cell], t.p50[cell], t.p99[cell] = append(t.rates[cell], m.perSecond()), append(t.p50[cell], m.P50), append(t.p99[cell], m.P99)
+		per := func(d time.Duration) float64 { return d.Seconds() / float64(m.Done) * 10_000 }
+		t.keep(name+"'s projector node", per(folded-fold))
+		for _, engine := range engineNames {
+			t.keep(name+"'s "+engine, per(after[engine]-before[engine]))
+		}
+	}
+	return t.measure(ctx, name+", going on", c.api, t.talk(c, c.fast))
+}
+
+func (t *throughput) report() {
+	for _, cell := range t.cells {
+		t.results.add(1, cell+": CPU per 10,000 requests", "s", t.costs[cell]...)
+		if len(t.rates[cell]) > 0 {
+			t.results.add(2, cell+": requests per second", "/s", t.rates[cell]...)
+			t.results.add(2, cell+": p50 at 64 connections", "ms", t.p50[cell]...)
+			t.results.add(2, cell+": p99 at 64 connections", "ms", t.p99[cell]...)
+		}
+	}
+	for _, kind := range []string{", new conversations", ", going on"} {
+		t.results.add(1, "nido"+kind+": CPU over proxy", "×", over(t.costs["nido"+kind], t.costs["proxy"])...).atMost(2)
+		t.results.add(2, "nido"+kind+": requests/s over proxy", "×", over(t.rates["nido"+kind], t.rates["proxy"])...).atLeast(0.4)
+	}
+	if t.against == "" {
+		return
+	}
+	for _, cell := range t.cells {
+		if what, ok := strings.CutPrefix(cell, "nido"); ok {
+			t.results.add(1, cell+": CPU over before", "×", over(t.costs[cell], t.costs["before"+what])...)
+			if len(t.rates[cell]) > 0 {
+				t.results.add(2, cell+": requests/s over before", "×", over(t.rates[cell], t.rates["before"+what])...)
+			}
+		}
+	}
 }
 
 // over divides round by round.

@@ -19,19 +19,11 @@ import (
 // createAgents is row 8: POST /api/agents alone and 64 at once, over an append of 2 KiB with fdatasync.
 func createAgents(ctx context.Context, b *bench) error {
 	b.say("row 8: commands, alone and 64 at once")
-	c, err := b.nodes(ctx)
-	if err != nil {
+	if _, err := b.nodes(ctx); err != nil {
 		return err
 	}
-	create := job{
-		Addr: c.api.addr, Method: http.MethodPost, Path: "/api/agents", Key: c.key, Want: http.StatusCreated,
-		Body: `{"name":"Agent {n}","instructions":"` + instructions + `","model":"echo"}`,
-	}
-	// One commit on one stream, for what a commit costs without the claim of a name around it.
-	pause := create
-	pause.Path, pause.Want = "/api/agents/"+c.fast, http.StatusOK
-	pause.Method, pause.Body = http.MethodPatch, `{"metadata":{"n":"{n}"}}`
-	var syncs, groups, alone, alone99, many, many99, rates, single []float64
+	var syncs, groups []float64
+	figures := map[string]*commandFigures{}
 	for range b.rounds {
 		bare, err := b.appends(1)
 		if err != nil {
@@ -41,33 +33,69 @@ func createAgents(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		one, err := b.measure(ctx, create, 1)
-		if err != nil {
-			return err
-		}
-		patch, err := b.measure(ctx, pause, 1)
-		if err != nil {
-			return err
-		}
-		all, err := b.measure(ctx, create, 64)
-		if err != nil {
-			return err
-		}
 		syncs, groups = append(syncs, bare.P50), append(groups, group.perSecond())
-		alone, alone99, many, many99 = append(alone, one.P50), append(alone99, one.P99), append(many, all.P50), append(many99, all.P99)
-		rates, single = append(rates, all.perSecond()), append(single, patch.P50)
+		for _, build := range b.builds() {
+			if figures[build] == nil {
+				figures[build] = &commandFigures{}
+			}
+			if err := figures[build].measure(ctx, b, build); err != nil {
+				return err
+			}
+		}
 	}
 	b.results.add(8, "fsync'd append of 2 KiB: p50", "ms", syncs...)
 	b.results.add(8, "fsync'd appends of 64 writers, group commit", "/s", groups...)
-	b.results.add(8, "create agent alone: p50", "ms", alone...)
-	b.results.add(8, "create agent alone: p99", "ms", alone99...)
-	b.results.add(8, "create agent, 64 at once: p50", "ms", many...)
-	b.results.add(8, "create agent, 64 at once: p99", "ms", many99...)
-	b.results.add(8, "create agent, 64 at once: commands per second", "/s", rates...)
-	b.results.add(8, "configure agent (one commit) alone: p50", "ms", single...)
-	b.results.add(8, "configure agent alone: p50 over append", "×", over(single, syncs)...)
-	b.results.add(8, "create agent alone: p50 over append", "×", over(alone, syncs)...).atMost(6)
-	b.results.add(8, "create agent, 64 at once: p50 over append", "×", over(many, syncs)...).atMost(12)
+	for _, build := range b.builds() {
+		f, name := figures[build], b.called(build)
+		b.results.add(8, name+": create agent alone: p50", "ms", f.alone...)
+		b.results.add(8, name+": create agent alone: p99", "ms", f.alone99...)
+		b.results.add(8, name+": create agent, 64 at once: p50", "ms", f.many...)
+		b.results.add(8, name+": create agent, 64 at once: p99", "ms", f.many99...)
+		b.results.add(8, name+": create agent, 64 at once: per second", "/s", f.rates...)
+		b.results.add(8, name+": configure agent (one commit) alone: p50", "ms", f.single...)
+		b.results.add(8, name+": configure agent alone: p50 over append", "×", over(f.single, syncs)...)
+		b.results.add(8, name+": create agent alone: p50 over append", "×", over(f.alone, syncs)...).atMost(6)
+		b.results.add(8, name+": create agent, 64 at once: p50 over append", "×", over(f.many, syncs)...).atMost(12)
+	}
+	if b.against != "" {
+		f, before := figures[b.nido], figures[b.against]
+		b.results.add(8, "create agent alone: p50 over before", "×", over(f.alone, before.alone)...)
+		b.results.add(8, "create agent, 64 at once: p50 over before", "×", over(f.many, before.many)...)
+		b.results.add(8, "configure agent alone: p50 over before", "×", over(f.single, before.single)...)
+	}
+	return nil
+}
+
+// commandFigures are row 8's of one build, one per round.
+type commandFigures struct{ alone, alone99, many, many99, rates, single []float64 }
+
+func (f *commandFigures) measure(ctx context.Context, b *bench, build string) error {
+	c, err := b.nodesOf(ctx, build)
+	if err != nil {
+		return err
+	}
+	create := job{
+		Addr: c.api.addr, Method: http.MethodPost, Path: "/api/agents", Key: c.key, Want: http.StatusCreated,
+		Body: `{"name":"Agent {n}","instructions":"` + instructions + `","model":"echo"}`,
+	}
+	// One commit on one stream, for what a commit costs without the claim of a name around it.
+	configure := create
+	configure.Method, configure.Path, configure.Want = http.MethodPatch, "/api/agents/"+c.fast, http.StatusOK
+	configure.Body = `{"metadata":{"n":"{n}"}}`
+	one, err := b.measure(ctx, create, 1)
+	if err != nil {
+		return err
+	}
+	patch, err := b.measure(ctx, configure, 1)
+	if err != nil {
+		return err
+	}
+	all, err := b.measure(ctx, create, 64)
+	if err != nil {
+		return err
+	}
+	f.alone, f.alone99, f.many, f.many99 = append(f.alone, one.P50), append(f.alone99, one.P99), append(f.many, all.P50), append(f.many99, all.P99)
+	f.rates, f.single = append(f.rates, all.perSecond()), append(f.single, patch.P50)
 	return nil
 }
 
