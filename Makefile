@@ -38,9 +38,10 @@ fresh: $(generate_tool)
 	(cd api && ../$(generate_tool) -config oapi-codegen.yaml -o "$$made" openapi.yaml) && \
 	(cmp -s "$$made" api/openapi.gen.go || { echo "api/openapi.gen.go is stale: run make generate" >&2; exit 1; })
 
+# bench measures; BENCH="-quick" does it briefly, BENCH="-h" tells what else there is.
 bench: setup build
 	@data="$$(mktemp -d)" && trap 'rm -rf "$$data"' EXIT && \
-	bin/nido engines --data "$$data/engines" -- go run ./bench
+	bin/nido engines --data "$$data/engines" -- go run ./bench $(BENCH)
 
 # Without optimisation or debugging tables the linter builds in two minutes instead of five.
 $(lint_tool):

@@ -43,36 +43,83 @@ func (a *Agents) Create(ctx context.Context, meta Meta, in CreateAgent) (id stri
 	if _, err := agent.Aggregate.Decider.Decide(create, agent.State{}); err != nil {
 		return "", err // before a slug is taken for nothing
 	}
-	if create.Slug, err = a.claim(ctx, meta, id, in); err != nil {
+	slug, held, err := a.claim(ctx, meta, id, in)
+	if err != nil {
 		return "", err
+	}
+	create.Slug = slug
+	if meta.Inputs.Fresh && held != nil {
+		return id, a.createFresh(ctx, meta, id, create, *held)
 	}
 	created, err := a.agents.Handle(ctx, id, "create", meta, create)
 	if err != nil {
 		return "", err
 	}
-	if err := a.bind(ctx, meta, created.State.Slug, id); err != nil {
-		return "", err
-	}
-	return id, nil
+	return id, a.bind(ctx, meta, created.State.Slug, id)
 }
 
-// claim takes the wanted slug, or the first free of those that the name suggests.
-func (a *Agents) claim(ctx context.Context, meta Meta, id string, in CreateAgent) (string, error) {
+// createFresh appends the creation and, once that is in the log, the binding of the name, and waits for the fold's word on
+// both together: three commits cost two waits. A bound name must not outlive a creation that never happened, so the
+// creation is durable first; and it cannot lose, since the agent's stream has a random name and no earlier run of this
+// request can have written to it. The one exception is a run under the same Idempotency-Key that took this one for dead.
+func (a *Agents) createFresh(ctx context.Context, meta Meta, id string, create agent.Create, held Known[host.State]) error {
+	decision, err := a.agents.Decide(Known[agent.State]{}, id, "create", meta, create)
+	if err != nil {
+		return err
+	}
+	position, err := a.agents.append(ctx, decision.Commit)
+	if err != nil {
+		return err
+	}
+	_, bound := a.hosts.handle(ctx, create.Slug, "bind", meta, host.Bind{Agent: id}, &held)
+	accepted, err := a.agents.await(ctx, position)
+	switch _, refused := errors.AsType[*domain.Refusal](bound); {
+	case err != nil:
+		return err
+	case !accepted:
+		return a.joinOther(ctx, meta, id, create)
+	case refused: // by the sweeper's release, which took this creation for dead
+		return a.bind(ctx, meta, create.Slug, id)
+	}
+	return bound
+}
+
+// joinOther goes on where another run of the same request has created the agent, perhaps under another name: ours is given
+// back then.
+func (a *Agents) joinOther(ctx context.Context, meta Meta, id string, create agent.Create) error {
+	created, err := a.agents.Handle(ctx, id, "create", meta, create)
+	if err != nil {
+		return err
+	}
+	if created.State.Slug != create.Slug {
+		if _, err := a.hosts.Handle(ctx, create.Slug, "return", meta, host.Release{Agent: id}); err != nil {
+			return err
+		}
+	}
+	return a.bind(ctx, meta, created.State.Slug, id)
+}
+
+// claim takes the wanted slug, or the first free of those that the name suggests. It also returns the host's stream as this
+// claim left it, nil where an earlier run had made the claim: then what came behind it is not known.
+func (a *Agents) claim(ctx context.Context, meta Meta, id string, in CreateAgent) (string, *Known[host.State], error) {
 	wanted := []string{in.Slug}
 	if in.Slug == "" {
 		wanted = suggestions(in.Settings.Name, meta.Inputs)
 	}
 	var err error
 	for _, slug := range wanted {
-		_, err = a.hosts.Handle(ctx, slug, "claim", meta, host.Claim{Slug: slug, Account: meta.Account, Agent: id})
-		if err == nil {
-			return slug, nil
-		}
-		if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || refusal.Code != "slug_taken" {
-			return "", err
+		var claimed Result[host.Event, host.State]
+		claimed, err = a.hosts.Handle(ctx, slug, "claim", meta, host.Claim{Slug: slug, Account: meta.Account, Agent: id})
+		switch refusal, refused := errors.AsType[*domain.Refusal](err); {
+		case err == nil && len(claimed.Events) == 0:
+			return slug, nil, nil
+		case err == nil:
+			return slug, &Known[host.State]{State: claimed.State, Version: claimed.Version}, nil
+		case !refused || refusal.Code != "slug_taken":
+			return "", nil, err
 		}
 	}
-	return "", err
+	return "", nil, err
 }
 
 // bind routes the slug to the agent, which exists by now. Where a sweeper has given the claim back in the meantime the

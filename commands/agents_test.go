@@ -49,6 +49,16 @@ func create(t *testing.T, m *memory, seed byte, in commands.CreateAgent) string 
 	return id
 }
 
+// freshAt is metaAt for the first run of a request.
+func freshAt(seed byte) commands.Meta {
+	meta := metaAt(seed)
+	meta.Inputs.Fresh = true
+	return meta
+}
+
+// runs are the two ways in which an agent is created: by the first run of a request, and by a later one.
+var runs = map[string]func(seed byte) commands.Meta{"in its first run": freshAt, "in a later run": metaAt}
+
 func refusedAs(t *testing.T, err error, code string) {
 	t.Helper()
 	if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || refusal.Code != code {
@@ -101,81 +111,145 @@ func TestARefusedAgentTakesNoName(t *testing.T) {
 }
 
 func TestACreationThatStopsAnywhereIsFinishedByItsRetry(t *testing.T) {
+	fates := map[string]fate{"before the log": refused, "on the way": lost, "after the log": unheard, "before the fold's word": unfolded}
 	for stop := range 3 {
-		for name, how := range map[string]fate{"before the log": refused, "on the way": lost, "after the log": unheard, "before the fold's word": unfolded} {
-			t.Run(fmt.Sprintf("at commit %d %s", stop+1, name), func(t *testing.T) {
-				m := newMemory()
-				appends := 0
-				m.fates = func(domain.Commit) fate {
-					appends++
-					if appends == stop+1 {
-						return how
+		for where, how := range fates {
+			for run, first := range runs {
+				t.Run(fmt.Sprintf("at commit %d %s %s", stop+1, where, run), func(t *testing.T) {
+					m := newMemory()
+					appends := 0
+					m.fates = func(domain.Commit) fate {
+						appends++
+						if appends == stop+1 {
+							return how
+						}
+						return arrives
 					}
-					return arrives
-				}
-				agents := commands.NewAgents(m.store())
-				if _, err := agents.Create(t.Context(), metaAt(1), ana); err == nil {
-					t.Fatal("nothing stopped it")
-				}
-				id, err := agents.Create(t.Context(), metaAt(1), ana)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if types := typesOf(m.commits()); !slices.Equal(types, []string{"host.claimed", "agent.created", "host.bound"}) {
-					t.Errorf("commits %q", types)
-				}
-				if hosts := routes(t, m); len(hosts) != 1 || hosts["ana"] != (host.State{Account: "acc_1", Agent: id, Bound: true}) {
-					t.Errorf("names %+v", hosts)
-				}
-			})
+					finishedByItsRetry(t, m, first(1))
+				})
+			}
 		}
+	}
+}
+
+func finishedByItsRetry(t *testing.T, m *memory, first commands.Meta) {
+	t.Helper()
+	agents := commands.NewAgents(m.store())
+	if _, err := agents.Create(t.Context(), first, ana); err == nil {
+		t.Fatal("nothing stopped it")
+	}
+	id, err := agents.Create(t.Context(), metaAt(1), ana)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if types := typesOf(m.commits()); !slices.Equal(types, []string{"host.claimed", "agent.created", "host.bound"}) {
+		t.Errorf("commits %q", types)
+	}
+	if hosts := routes(t, m); len(hosts) != 1 || hosts["ana"] != (host.State{Account: "acc_1", Agent: id, Bound: true}) {
+		t.Errorf("names %+v", hosts)
 	}
 }
 
 func TestAClaimThatWasSweptIsMadeAgain(t *testing.T) {
-	m := newMemory()
-	sweeper := commands.NewAgents(m.store())
-	meta := metaAt(1)
-	id := meta.Inputs.ID("agt")
-	m.before = func(commit domain.Commit) {
-		if commit.Stream.Kind() == "agent" && commit.Base == 0 { // the creator is slow, and its claim is given back
-			if err := sweeper.FinishClaim(t.Context(), metaAt(9), "ana", id); err != nil {
-				t.Error(err)
+	for run, first := range runs {
+		t.Run(run, func(t *testing.T) {
+			m := newMemory()
+			sweeper := commands.NewAgents(m.store())
+			meta := metaAt(1)
+			id := meta.Inputs.ID("agt")
+			m.before = func(commit domain.Commit) {
+				if commit.Stream.Kind() == "agent" && commit.Base == 0 { // the creator is slow, and its claim is given back
+					if err := sweeper.FinishClaim(t.Context(), metaAt(9), "ana", id); err != nil {
+						t.Error(err)
+					}
+				}
 			}
-		}
-	}
-	if got := create(t, m, 1, ana); got != id {
-		t.Fatalf("created %s", got)
-	}
-	want := []string{"host.claimed", "host.released", "agent.created", "host.claimed", "host.bound"}
-	if types := typesOf(m.commits()); !slices.Equal(types, want) {
-		t.Errorf("commits %q", types)
-	}
-	if got := create(t, m, 1, ana); got != id || len(m.commits()) != len(want) {
-		t.Errorf("a retry made %s and %d commits", got, len(m.commits()))
+			if got, err := commands.NewAgents(m.store()).Create(t.Context(), first(1), ana); err != nil || got != id {
+				t.Fatalf("created %s, %v", got, err)
+			}
+			want := []string{"host.claimed", "host.released", "agent.created", "host.claimed", "host.bound"}
+			if types := typesOf(m.happened()); !slices.Equal(types, want) {
+				t.Errorf("commits %q", types)
+			}
+			before := len(m.commits())
+			if got := create(t, m, 1, ana); got != id || len(m.commits()) != before {
+				t.Errorf("a retry made %s and %d commits", got, len(m.commits()))
+			}
+		})
 	}
 }
 
 func TestAnAgentWhoseNameWentToAnotherIsWithdrawn(t *testing.T) {
-	m := newMemory()
-	other := commands.NewAgents(m.store())
-	meta := metaAt(1)
-	id := meta.Inputs.ID("agt")
-	m.before = func(commit domain.Commit) {
-		if commit.Stream == agent.Aggregate.Stream(id) && commit.Base == 0 {
-			if err := other.FinishClaim(t.Context(), metaAt(9), "ana", id); err != nil {
-				t.Error(err)
+	for run, first := range runs {
+		t.Run(run, func(t *testing.T) {
+			m := newMemory()
+			other := commands.NewAgents(m.store())
+			meta := metaAt(1)
+			id := meta.Inputs.ID("agt")
+			m.before = func(commit domain.Commit) {
+				if commit.Stream == agent.Aggregate.Stream(id) && commit.Base == 0 {
+					if err := other.FinishClaim(t.Context(), metaAt(9), "ana", id); err != nil {
+						t.Error(err)
+					}
+					create(t, m, 2, commands.CreateAgent{Slug: "ana", Settings: ana.Settings})
+				}
 			}
-			create(t, m, 2, commands.CreateAgent{Slug: "ana", Settings: ana.Settings})
-		}
+			_, err := commands.NewAgents(m.store()).Create(t.Context(), first(1), ana)
+			refusedAs(t, err, "slug_taken")
+			if state := agentState(t, m, id); state.Status != agent.Gone {
+				t.Errorf("the agent without a name is %+v", state)
+			}
+			if got := routes(t, m)["ana"]; got.Agent == id || !got.Bound {
+				t.Errorf("the name leads to %+v", got)
+			}
+		})
 	}
-	_, err := commands.NewAgents(m.store()).Create(t.Context(), metaAt(1), ana)
-	refusedAs(t, err, "slug_taken")
-	if state := agentState(t, m, id); state.Status != agent.Gone {
-		t.Errorf("the agent without a name is %+v", state)
+}
+
+func TestAFirstRunReadsOneStreamAndAppendsThreeCommits(t *testing.T) {
+	m := newMemory()
+	if _, err := commands.NewAgents(m.store()).Create(t.Context(), freshAt(1), ana); err != nil {
+		t.Fatal(err)
 	}
-	if got := routes(t, m)["ana"]; got.Agent == id || !got.Bound {
-		t.Errorf("the name leads to %+v", got)
+	if types := typesOf(m.commits()); !slices.Equal(types, []string{"host.claimed", "agent.created", "host.bound"}) {
+		t.Errorf("commits %q", types)
+	}
+	if m.loadCount() != 1 {
+		t.Errorf("%d streams were read", m.loadCount())
+	}
+}
+
+func TestAFirstRunThatWasTakenForDeadJoinsTheOther(t *testing.T) {
+	for sentence, slug := range map[string]string{
+		"under the same name": "",
+		"under another":       "eva", // stands for a name that was free for one of the two runs only
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			m := newMemory()
+			other := commands.NewAgents(m.store())
+			meta := metaAt(1)
+			id := meta.Inputs.ID("agt")
+			named := ana
+			named.Slug = slug
+			m.before = func(commit domain.Commit) {
+				if commit.Stream == agent.Aggregate.Stream(id) && commit.Base == 0 {
+					m.before = nil
+					if _, err := other.Create(t.Context(), metaAt(1), named); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if got, err := commands.NewAgents(m.store()).Create(t.Context(), freshAt(1), ana); err != nil || got != id {
+				t.Fatalf("created %s, %v", got, err)
+			}
+			want := agentState(t, m, id).Slug
+			if hosts := routes(t, m); len(hosts) != 1 || hosts[want] != (host.State{Account: "acc_1", Agent: id, Bound: true}) {
+				t.Errorf("the agent is %q, names %+v", want, hosts)
+			}
+			if created := m.accepted(t, "agent"); len(created) != 1 {
+				t.Errorf("events %+v", created)
+			}
+		})
 	}
 }
 

@@ -24,7 +24,7 @@ type Store struct {
 	Queue    *Queue // of this node's commands, by stream
 	// BackOff waits before the attempt-th try of a command that others keep beating; default a few random milliseconds.
 	BackOff func(ctx context.Context, attempt int) error
-	// OutcomeTimeout bounds the wait for the fold's word on a commit; default 10 seconds.
+	// OutcomeTimeout bounds appending a commit, and then the wait for the fold's word on it; default 10 seconds.
 	OutcomeTimeout time.Duration
 }
 
@@ -52,12 +52,18 @@ type Known[S any] struct {
 // Handle runs a command on a stream. step names the command among those of its request, for its id. It returns the
 // decider's *domain.Refusal, or an error that wraps ErrUnknownOutcome, ErrUnavailable or ErrConflict.
 func (h Handler[C, E, S]) Handle(ctx context.Context, name, step string, meta Meta, command C) (Result[E, S], error) {
+	return h.handle(ctx, name, step, meta, command, nil)
+}
+
+// handle is Handle for a stream that may be known already, from a commit of ours or because nobody else can have written
+// to it. Where that is out of date the commit loses, and the stream is read.
+func (h Handler[C, E, S]) handle(ctx context.Context, name, step string, meta Meta, command C, known *Known[S]) (Result[E, S], error) {
 	leave, err := h.Queue.enter(ctx, h.Aggregate.Stream(name))
 	if err != nil {
 		return Result[E, S]{}, fmt.Errorf("queue for %s: %w: %w", h.Aggregate.Kind, ErrUnavailable, err)
 	}
 	defer leave()
-	return h.attempt(ctx, name, step, meta, command, nil)
+	return h.attempt(ctx, name, step, meta, command, known)
 }
 
 // attempt decides and commits until a commit of ours has won. known, if not nil, saves the first look at the stream.
@@ -147,10 +153,25 @@ func (h Handler[C, E, S]) Decide(known Known[S], name, step string, meta Meta, c
 
 // Commit appends a commit and waits for the fold's word on it.
 func (h Handler[C, E, S]) Commit(ctx context.Context, commit domain.Commit) (accepted bool, err error) {
+	position, err := h.append(ctx, commit)
+	if err != nil {
+		return false, err
+	}
+	return h.await(ctx, position)
+}
+
+func (h Handler[C, E, S]) append(ctx context.Context, commit domain.Commit) (domain.Position, error) {
+	ctx, giveUp := context.WithTimeout(ctx, cmp.Or(h.OutcomeTimeout, 10*time.Second))
+	defer giveUp()
 	position, err := h.Log.Append(ctx, commit)
 	if err != nil {
-		return false, fmt.Errorf("append to %s: %w", h.Aggregate.Kind, err)
+		return position, fmt.Errorf("append to %s: %w", h.Aggregate.Kind, err)
 	}
+	return position, nil
+}
+
+// await waits for the fold's word on what has been appended.
+func (h Handler[C, E, S]) await(ctx context.Context, position domain.Position) (accepted bool, err error) {
 	ctx, giveUp := context.WithTimeout(ctx, cmp.Or(h.OutcomeTimeout, 10*time.Second))
 	defer giveUp()
 	accepted, err = h.Outcomes.Wait(ctx, position)

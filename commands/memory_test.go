@@ -190,6 +190,11 @@ func (m *memory) commits() []domain.Recorded {
 	return slices.Clone(m.log)
 }
 
+// happened are the commits that were accepted.
+func (m *memory) happened() []domain.Recorded {
+	return slices.DeleteFunc(m.commits(), func(record domain.Recorded) bool { return m.isRejected(record.Offset) })
+}
+
 // accepted are the events that happened, decoded, stream by stream in the log's order.
 func (m *memory) accepted(t *testing.T, kind string) []any {
 	t.Helper()

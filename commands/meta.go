@@ -26,12 +26,14 @@ type Meta struct {
 type Inputs struct {
 	Seed [32]byte
 	Now  time.Time
+	// Fresh says that the seed has just been drawn: no earlier run of the request can have left anything in the log.
+	Fresh bool
 }
 
 // NewInputs draws a seed.
 func NewInputs(now time.Time) Inputs {
-	inputs := Inputs{Now: now.UTC().Truncate(time.Microsecond)} // what Postgres can keep
-	rand.Read(inputs.Seed[:])                                   // never fails (crypto/rand)
+	inputs := Inputs{Now: now.UTC().Truncate(time.Microsecond), Fresh: true} // what Postgres can keep
+	rand.Read(inputs.Seed[:])                                                // never fails (crypto/rand)
 	return inputs
 }
 

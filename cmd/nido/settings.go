@@ -39,7 +39,7 @@ type nodeSettings struct {
 	ModelAPIKey      string `help:"Its key." env:"NIDO_MODEL_API_KEY" placeholder:"KEY"`
 	AnthropicAPIKey  string `help:"Turns Anthropic on, for models named claude…" env:"ANTHROPIC_API_KEY" placeholder:"KEY"`
 	AnthropicBaseURL string `help:"Anthropic's API, elsewhere than usual." env:"ANTHROPIC_BASE_URL" placeholder:"URL"`
-	Providers        string `help:"A JSON file that maps model names to further providers." env:"NIDO_PROVIDERS" type:"path" placeholder:"FILE"`
+	Providers        string `help:"A JSON file that maps model names to further providers." env:"NIDO_PROVIDERS" placeholder:"FILE"`
 }
 
 // engineSettings is where the engines are, and the key that wraps all data keys.
@@ -47,7 +47,7 @@ type engineSettings struct {
 	KafkaBrokers    []string `help:"Kafka's brokers." env:"NIDO_KAFKA_BROKERS" required:"" placeholder:"HOST:PORT"`
 	KafkaPartitions int32    `help:"Partitions of the events topic where it does not exist yet; they cannot be changed later." default:"1" env:"NIDO_KAFKA_PARTITIONS"`
 	PostgresURL     string   `help:"Postgres." env:"NIDO_POSTGRES_URL" required:"" placeholder:"URL"`
-	ClickHouseURL   string   `help:"ClickHouse, on its native protocol." env:"NIDO_CLICKHOUSE_URL" required:"" placeholder:"URL"`
+	ClickHouseURL   string   `name:"clickhouse-url" help:"ClickHouse, on its native protocol." env:"NIDO_CLICKHOUSE_URL" required:"" placeholder:"URL"`
 	MasterKey       string   `help:"32 bytes in base64; wraps every data key." env:"NIDO_MASTER_KEY" required:"" placeholder:"KEY"`
 }
 

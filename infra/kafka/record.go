@@ -4,11 +4,9 @@ package kafka
 // protocol binding. docs/events/README.md describes it for foreign consumers.
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -103,12 +101,8 @@ func decode(key []byte, msg *message.Message) (domain.Commit, error) {
 		return none, fmt.Errorf("content-type is %q", header[headerContent])
 	}
 	var value document
-	decoder := json.NewDecoder(bytes.NewReader(msg.Payload)) // unknown fields are a newer writer's optional ones
-	if err := decoder.Decode(&value); err != nil {
+	if err := json.Unmarshal(msg.Payload, &value); err != nil { // unknown fields are a newer writer's optional ones
 		return none, fmt.Errorf("value: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return none, errors.New("value: something stands behind the document")
 	}
 	commit := domain.Commit{
 		Stream: domain.StreamID(key), Base: value.Base, Command: value.Command, Account: value.Account, Actor: value.Actor,

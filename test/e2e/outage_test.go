@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// installation is engines of which each can fail by itself.
-type installation struct {
+// breakable is an installation on engines of which each can fail by itself.
+type breakable struct {
 	engines              []string // for the nodes' environments
 	behind               []string // the engines' own addresses
 	kafka                *broker
@@ -26,10 +26,10 @@ type installation struct {
 	key                  string // the administrator's
 }
 
-func startInstallation(t *testing.T) *installation {
+func startInstallation(t *testing.T) *breakable {
 	t.Helper()
 	_, behind := startEngines(t, t.TempDir())
-	in := &installation{behind: behind, kafka: startBroker(t)}
+	in := &breakable{behind: behind, kafka: startBroker(t)}
 	reach := func(name string) (*gate, string) {
 		url := variable(t, behind, name)
 		_, rest, _ := strings.Cut(url, "@")

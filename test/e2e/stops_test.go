@@ -26,7 +26,7 @@ const (
 
 // stage is an installation with a model, and a node for what stays.
 type stage struct {
-	*installation
+	*breakable
 	t     *testing.T
 	model *modeltest.Server
 	env   []string
@@ -39,7 +39,7 @@ type stage struct {
 
 func startStage(t *testing.T, env ...string) *stage {
 	t.Helper()
-	s := &stage{installation: startInstallation(t), t: t, resume: make(chan struct{})}
+	s := &stage{breakable: startInstallation(t), t: t, resume: make(chan struct{})}
 	s.model = modeltest.New(modeltest.Options{Reply: func(asked modeltest.Request) modeltest.Reply {
 		text := asked.Messages[len(asked.Messages)-1].Text
 		switch {
@@ -197,7 +197,7 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 			}
 		})
 	})
-	checkTurns(t, s.installation)
+	checkTurns(t, s.breakable)
 }
 
 func TestACreatorThatDiesBetweenItsCommits(t *testing.T) {
@@ -305,7 +305,7 @@ func TestAProjectorThatIsKilledAgainAndAgain(t *testing.T) {
 	}
 	stop()
 	<-done
-	await(t, time.Minute, "every turn to have its end", func() bool { return openTurns(t, s.installation) == 0 })
+	await(t, time.Minute, "every turn to have its end", func() bool { return openTurns(t, s.breakable) == 0 })
 	t.Logf("%d chats answered", answered.Load())
-	checkTurns(t, s.installation)
+	checkTurns(t, s.breakable)
 }

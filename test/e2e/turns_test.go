@@ -12,7 +12,7 @@ import (
 )
 
 // openTurns counts the turns without an end in Postgres.
-func openTurns(t *testing.T, in *installation) (count int) {
+func openTurns(t *testing.T, in *breakable) (count int) {
 	t.Helper()
 	db, err := pgx.Connect(t.Context(), variable(t, in.behind, "NIDO_POSTGRES_URL"))
 	if err != nil {
@@ -26,7 +26,7 @@ func openTurns(t *testing.T, in *installation) (count int) {
 }
 
 // checkTurns wants exactly one end for every message of the log, and the log's messages, once each, in Postgres.
-func checkTurns(t *testing.T, in *installation) {
+func checkTurns(t *testing.T, in *breakable) {
 	t.Helper()
 	turns := acceptedTurns(t, in.kafka.address)
 	inLog := map[string]int64{}
