@@ -966,6 +966,9 @@ type Me struct {
 
 	// Limits Zero means unlimited in an answer, and as the plan has it in a request.
 	Limits Limits `json:"limits"`
+
+	// Remaining What this key and its account have left now; `null` where nothing bounds them.
+	Remaining MeRemaining `json:"remaining"`
 }
 
 // MeAccount defines model for Me.account.
@@ -983,6 +986,15 @@ type MeKey struct {
 	// ID Examples: key_3kTMd8fQ2LxZ
 	ID     string  `json:"id"`
 	Scopes []Scope `json:"scopes"`
+}
+
+// MeRemaining What this key and its account have left now; `null` where nothing bounds them.
+type MeRemaining struct {
+	// PerDay Examples: 9120
+	PerDay *int64 `json:"perDay"`
+
+	// PerMinute Examples: 59
+	PerMinute *int64 `json:"perMinute"`
 }
 
 // Message defines model for Message.
@@ -1215,6 +1227,12 @@ type PayloadTooLargeApplicationJSON = ErrorEnvelope
 
 // PayloadTooLargeApplicationProblemPlusJSON RFC 9457.
 type PayloadTooLargeApplicationProblemPlusJSON = ProblemDetails
+
+// RateLimitedApplicationJSON defines model for RateLimited.
+type RateLimitedApplicationJSON = ErrorEnvelope
+
+// RateLimitedApplicationProblemPlusJSON RFC 9457.
+type RateLimitedApplicationProblemPlusJSON = ProblemDetails
 
 // RequestTimeoutApplicationJSON defines model for RequestTimeout.
 type RequestTimeoutApplicationJSON = ErrorEnvelope

@@ -12,6 +12,7 @@ import (
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/quota"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -84,6 +85,19 @@ func (w *world) Finish(_ context.Context, account, caller, key string, answer Re
 func (w *world) Abandon(_ context.Context, account, caller, key string) error {
 	w.kept[account+caller+key].inFlight = false
 	return nil
+}
+
+type limiterOf struct{ *world }
+
+func (l limiterOf) Admit(_ context.Context, request quota.Request) (quota.Verdict, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.world.counted = append(l.world.counted, request)
+	return l.verdict(request), nil
+}
+
+func (l limiterOf) Standing(_ context.Context, request quota.Request) ([]quota.Standing, error) {
+	return l.verdict(request).Standings, nil
 }
 
 type accountsOf struct{ *world }

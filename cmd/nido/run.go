@@ -200,7 +200,7 @@ func (n *node) prepareAnalytics(ctx context.Context) error {
 	}
 }
 
-// sweepAnswers forgets answers whose Idempotency-Key has expired.
+// sweepAnswers forgets answers whose Idempotency-Key has expired, and counters that nothing counts on any more.
 func (n *node) sweepAnswers(ctx context.Context) error {
 	ticker := time.NewTicker(time.Minute)
 	defer ticker.Stop()
@@ -212,6 +212,9 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		}
 		if _, err := n.idempotency.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "expired answers not forgotten", "error", err)
+		}
+		if _, err := n.admission.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "old counters not dropped", "error", err)
 		}
 	}
 }

@@ -200,3 +200,18 @@ func TestAStoppedPostgresIsAnErrorForEverybodyInLine(t *testing.T) {
 		}
 	}
 }
+
+func TestRetryAfterIsTrueByTheRealClock(t *testing.T) {
+	pool := open(t, database(t))
+	earlier := &clock{time.Now().Add(-60 * time.Second)}
+	ask(t, earlier.node(pool), perKey("acc_1", "k", 1))
+	node := New(pool)
+	refused := ask(t, node, perKey("acc_1", "k", 1))
+	if refused.Admitted || refused.RetryAfter > time.Second {
+		t.Fatalf("%+v", refused)
+	}
+	<-time.After(refused.RetryAfter)
+	if !ask(t, node, perKey("acc_1", "k", 1)).Admitted {
+		t.Errorf("there was no room after %v", refused.RetryAfter)
+	}
+}
