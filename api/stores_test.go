@@ -87,6 +87,12 @@ func (w *world) Abandon(_ context.Context, account, caller, key string) error {
 	return nil
 }
 
+func (w *world) Used(publicID string, _ time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.used = append(w.used, publicID)
+}
+
 type limiterOf struct{ *world }
 
 func (l limiterOf) Admit(_ context.Context, request quota.Request) (quota.Verdict, error) {
@@ -185,6 +191,10 @@ type keysOf struct{ *world }
 func (k keysOf) Issue(_ context.Context, _ commands.Meta, in commands.IssueKey) (commands.IssuedKey, error) {
 	k.world.issued = append(k.world.issued, in)
 	return commands.IssuedKey{ID: "abcdefghijkl", Key: secretKey}, k.fail
+}
+func (k keysOf) Rotate(_ context.Context, _ commands.Meta, in commands.RotateKey) (commands.IssuedKey, error) {
+	k.world.rotated = append(k.world.rotated, in)
+	return commands.IssuedKey{ID: in.ID, Key: secretKey}, k.fail
 }
 func (k keysOf) Revoke(context.Context, commands.Meta, string, string) error { return k.fail }
 

@@ -39,6 +39,8 @@ type world struct {
 	callers map[string]projections.Caller
 	agents  map[string]projections.Agent
 	issued  []commands.IssueKey
+	rotated []commands.RotateKey
+	used    []string // public ids of keys
 	created []commands.Meta
 	records []projections.Request
 	turns   []commands.Turn
@@ -79,7 +81,7 @@ func newWorld(t *testing.T) *world {
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
 		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: w,
 		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w},
-		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Idempotency: w, RequestLog: w, Health: w,
+		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w,
 	})
 	if err != nil {
 		t.Fatal(err)

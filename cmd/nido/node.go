@@ -53,6 +53,7 @@ type node struct {
 	boots       *postgres.Boots
 	idempotency *postgres.Idempotency
 	admission   *admission.Admission
+	keyUses     *postgres.KeyUses
 	queue       *requestlog.Queue
 
 	accounts      *commands.Accounts
@@ -110,6 +111,7 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 		return err
 	}
 	n.admission = admission.New(n.pool)
+	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	if n.clickhouse, err = clickhouse.New(clickhouse.Config{DSN: engines.ClickHouseURL}); err != nil {
 		return err
@@ -177,7 +179,7 @@ func (n *node) wireAPI() (err error) {
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds),
 
-		Keyring: n.keyring, Limiter: n.admission, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
+		Keyring: n.keyring, Limiter: n.admission, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})
 	return err
 }

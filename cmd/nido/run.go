@@ -43,6 +43,7 @@ func (n *node) run(ctx context.Context, listener net.Listener, first func(contex
 		}
 		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
 	}
+	parts.Go(func() error { return n.keyUses.Run(background) })
 	queueDone := make(chan struct{})
 	go func() {
 		defer close(queueDone)
