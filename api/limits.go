@@ -26,10 +26,11 @@ type Limiter interface {
 	Standing(ctx context.Context, request quota.Request) ([]quota.Standing, error)
 }
 
-// count lets a message in that has come through the door, once, however often its turn is tried.
+// count lets a message in that has come through the door, once, however often its turn is tried. A repetition of one that
+// is in its conversation already brings nothing new and costs nothing.
 func (s *Server) count(r *http.Request, found projections.Admitted) error {
 	x := exchangeOf(r)
-	if x.counted {
+	if x.counted || found.Snapshot.Committed > 0 {
 		return nil
 	}
 	request := quota.Of(x.caller.Account, x.caller.Limits(), x.caller.PublicID, found.Agent.ID, found.Agent.Settings.RateLimit)

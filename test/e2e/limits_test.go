@@ -62,7 +62,9 @@ func TestLimitsHoldAcrossNodes(t *testing.T) {
 
 	left := func(node *client) (perMinute, perDay int) {
 		t.Helper()
-		var me struct{ Remaining struct{ PerMinute, PerDay int } }
+		var me struct {
+			Remaining struct{ PerMinute, PerDay int }
+		}
 		node.must(http.StatusOK, "GET", "/api/me", nil).into(t, &me)
 		return me.Remaining.PerMinute, me.Remaining.PerDay
 	}
