@@ -24,6 +24,11 @@ type Callers interface {
 	Authenticate(ctx context.Context, publicID string) (projections.Caller, error)
 }
 
+// KeyUses notes when keys are used. It must not block.
+type KeyUses interface {
+	Used(publicID string, at time.Time)
+}
+
 // presented takes the key out of the request, whose form and checksum it checks.
 func presented(r *http.Request) (apikey.Key, error) {
 	header := r.Header.Get("Authorization")
@@ -59,7 +64,8 @@ func (s *Server) authenticate(r *http.Request, op *operation) error {
 // admit holds a key against what is known of it. A caller that was not found has no hash, and so no key that matches.
 func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller) error {
 	x, now := exchangeOf(r), s.config.Clock()
-	if subtle.ConstantTimeCompare(caller.Hash, x.key.Hash()) != 1 {
+	matches, over := opens(caller, x.key.Hash(), now)
+	if !matches {
 		return problem("invalid_api_key")
 	}
 	x.caller = caller
@@ -67,7 +73,7 @@ func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller
 	switch {
 	case caller.RevokedAt != nil:
 		return problem("revoked_api_key")
-	case caller.ExpiresAt != nil && !now.Before(*caller.ExpiresAt):
+	case over, caller.ExpiresAt != nil && !now.Before(*caller.ExpiresAt):
 		return problem("expired_api_key")
 	case !fromAllowed(caller.IPAllow, r.RemoteAddr):
 		return problem("ip_not_allowed")
@@ -78,7 +84,21 @@ func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller
 		p.Details = map[string]any{"scope": string(op.scope)}
 		return p
 	}
+	s.config.KeyUses.Used(caller.PublicID, now)
 	return nil
+}
+
+// opens reports whether a hash is one of the key's, and whether it is that of an earlier secret whose grace is over.
+func opens(caller projections.Caller, hash []byte, now time.Time) (matches, over bool) {
+	if subtle.ConstantTimeCompare(caller.Hash, hash) == 1 {
+		return true, false
+	}
+	for i, earlier := range caller.Earlier {
+		if subtle.ConstantTimeCompare(earlier, hash) == 1 {
+			return true, !now.Before(caller.Graces[i])
+		}
+	}
+	return false, false
 }
 
 // fromAllowed reports whether an address lies within one of the prefixes; none means anywhere.

@@ -85,6 +85,9 @@ var catalogue = []Entry{
 	{"idempotency_key_reused", http.StatusUnprocessableEntity, InvalidRequestError, false, "This Idempotency-Key was used for another request.", "Esta Idempotency-Key ya se usó para otra solicitud.",
 		"Use a new key for every new request."},
 
+	{"rate_limited", http.StatusTooManyRequests, RateLimitError, true, "There were too many requests.", "Hubo demasiadas solicitudes.",
+		"Repeat it after `Retry-After`, or `Retry-After-Ms`. `details.policy` says whose limit it is, `RateLimit` what is left of each; a refused request costs nothing."},
+
 	{"request_cancelled", 499, InvalidRequestError, true, "The client went away.", "El cliente se desconectó.",
 		"Nobody sees this answer; the log has it for requests whose client closed the connection."},
 

@@ -133,7 +133,7 @@ func (s *Server) admitted(r *http.Request, to projections.Admission) (projection
 	if found.Agent.Status == agent.Halted {
 		return found, problem("agent_paused")
 	}
-	return found, nil
+	return found, s.count(r, found)
 }
 
 // dataKey is what seals the conversation, nil for a new one.

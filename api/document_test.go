@@ -40,6 +40,9 @@ func TestEveryOperationDocumentsItsErrors(t *testing.T) {
 		if op.body != nil {
 			wanted = append(wanted, 408, 413, 415)
 		}
+		if op.chat {
+			wanted = append(wanted, 429)
+		}
 		if op.idempotent {
 			wanted = append(wanted, 409, 422)
 		}

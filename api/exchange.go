@@ -25,8 +25,10 @@ type exchange struct {
 	key     apikey.Key // as it was presented; it prints without its secret
 	caller  projections.Caller
 	inputs  commands.Inputs
-	body    []byte // of the request, once it has been read
-	refused bool   // a chat that was not accepted: nothing of what it said is kept
+	body    []byte      // of the request, once it has been read
+	header  http.Header // of the answer
+	counted bool        // against the limits
+	refused bool        // a chat that was not accepted: nothing of what it said is kept
 	record  projections.Request
 }
 

@@ -5,15 +5,17 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain/apikey"
 	"github.com/nidohq/nido/projections"
 )
 
-// KeyCommands issues and revokes keys.
+// KeyCommands issues, rotates and revokes keys.
 type KeyCommands interface {
 	Issue(ctx context.Context, meta commands.Meta, in commands.IssueKey) (commands.IssuedKey, error)
+	Rotate(ctx context.Context, meta commands.Meta, in commands.RotateKey) (commands.IssuedKey, error)
 	Revoke(ctx context.Context, meta commands.Meta, id, reason string) error
 }
 
@@ -74,13 +76,43 @@ func (s *Server) ListKeys(w http.ResponseWriter, r *http.Request, params ListKey
 
 // GetKey implements ServerInterface.
 func (s *Server) GetKey(w http.ResponseWriter, r *http.Request, id KeyID) {
+	found, err := s.ownKey(r, id)
+	s.answer(w, r, http.StatusOK, s.key(found), err)
+}
+
+// ownKey reads a key of the caller's account.
+func (s *Server) ownKey(r *http.Request, id KeyID) (projections.Key, error) {
 	public, err := publicID(id)
+	if err != nil {
+		return projections.Key{}, err
+	}
+	found, err := s.config.Keys.Get(r.Context(), exchangeOf(r).caller.Account, public)
+	return found, notFoundAs(err, "key_not_found")
+}
+
+// RotateKey implements ServerInterface.
+func (s *Server) RotateKey(w http.ResponseWriter, r *http.Request, id KeyID, _ RotateKeyParams) {
+	x := exchangeOf(r)
+	in, err := decode[KeyRotate](x)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	found, err := s.config.Keys.Get(r.Context(), exchangeOf(r).caller.Account, public)
-	s.answer(w, r, http.StatusOK, s.key(found), notFoundAs(err, "key_not_found"))
+	found, err := s.ownKey(r, id)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	rotated, err := s.config.KeyCommands.Rotate(r.Context(), x.meta(r), commands.RotateKey{
+		ID: found.PublicID, Environment: found.Environment, Grace: time.Duration(or(in.GraceSeconds, 0)) * time.Second,
+		Issuer: x.caller.Grant(), By: x.caller.PublicID,
+	})
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	found, err = s.ownKey(r, id)
+	s.answer(w, r, http.StatusOK, issuedKey(s.key(found), rotated.Key), err)
 }
 
 // RevokeKey implements ServerInterface.
@@ -115,7 +147,16 @@ func (s *Server) key(k projections.Key) Key {
 		ID: keyID(k.PublicID), Name: k.Name, Environment: KeyEnvironment(k.Environment), Hint: apikey.Prefix + "…" + k.Hint,
 		Scopes: scopesOut(k.Scopes), AgentIds: list(k.AgentIDs), IPAllow: list(k.IPAllow), Metadata: dictionary(k.Metadata),
 		Status: s.keyStatus(k), ExpiresAt: someTimeAt(k.ExpiresAt), RevokedAt: someTimeAt(k.RevokedAt), CreatedAt: Timestamp(k.IssuedAt),
+		RotatedAt: someTimeAt(k.RotatedAt), GraceUntil: s.graceUntil(k), LastUsedAt: someTimeAt(k.LastUsedAt),
 	}
+}
+
+// graceUntil is when the last of the key's earlier secrets stops working, nil if none works.
+func (s *Server) graceUntil(k projections.Key) *Timestamp {
+	if n := len(k.Graces); n > 0 && k.Graces[n-1].After(s.config.Clock()) {
+		return someTime(k.Graces[n-1])
+	}
+	return nil
 }
 
 func (s *Server) keyStatus(k projections.Key) KeyStatus {
@@ -133,7 +174,7 @@ func issuedKey(k Key, text string) IssuedKey {
 	return IssuedKey{
 		ID: k.ID, Key: text, Name: k.Name, Environment: IssuedKeyEnvironment(k.Environment), Hint: k.Hint, Scopes: k.Scopes,
 		AgentIds: k.AgentIds, IPAllow: k.IPAllow, Metadata: k.Metadata, Status: k.Status, ExpiresAt: k.ExpiresAt,
-		RevokedAt: k.RevokedAt, CreatedAt: k.CreatedAt,
+		RevokedAt: k.RevokedAt, CreatedAt: k.CreatedAt, RotatedAt: k.RotatedAt, GraceUntil: k.GraceUntil, LastUsedAt: k.LastUsedAt,
 	}
 }
 

@@ -740,7 +740,10 @@ type IssuedKey struct {
 	CreatedAt   Timestamp            `json:"createdAt"`
 	Environment IssuedKeyEnvironment `json:"environment"`
 	ExpiresAt   *Timestamp           `json:"expiresAt"`
-	Hint        string               `json:"hint"`
+
+	// GraceUntil When the last of its earlier secrets stops working; `null` where none works.
+	GraceUntil *Timestamp `json:"graceUntil"`
+	Hint       string     `json:"hint"`
 
 	// ID Examples: key_3kTMd8fQ2LxZ
 	ID      string   `json:"id"`
@@ -751,12 +754,16 @@ type IssuedKey struct {
 	// Examples: ha_live_3kTMd8fQ2LxZ…
 	Key string `json:"key"`
 
+	// LastUsedAt When it was last accepted; up to a minute old.
+	LastUsedAt *Timestamp `json:"lastUsedAt"`
+
 	// Metadata What the client wants to find again; Nido does not look into it.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata  Metadata   `json:"metadata"`
 	Name      string     `json:"name"`
 	RevokedAt *Timestamp `json:"revokedAt"`
+	RotatedAt *Timestamp `json:"rotatedAt"`
 	Scopes    []Scope    `json:"scopes"`
 	Status    KeyStatus  `json:"status"`
 }
@@ -776,6 +783,9 @@ type Key struct {
 	Environment KeyEnvironment `json:"environment"`
 	ExpiresAt   *Timestamp     `json:"expiresAt"`
 
+	// GraceUntil When the last of its earlier secrets stops working; `null` where none works.
+	GraceUntil *Timestamp `json:"graceUntil"`
+
 	// Hint What may be shown of the key.
 	//
 	// Examples: ha_…wxyz
@@ -787,6 +797,9 @@ type Key struct {
 	// IPAllow CIDR prefixes that it may come from; none means all.
 	IPAllow []string `json:"ipAllow"`
 
+	// LastUsedAt When it was last accepted; up to a minute old.
+	LastUsedAt *Timestamp `json:"lastUsedAt"`
+
 	// Metadata What the client wants to find again; Nido does not look into it.
 	//
 	// Examples: {"team":"ventas"}
@@ -795,6 +808,7 @@ type Key struct {
 	// Name Examples: Sitio web
 	Name      string     `json:"name"`
 	RevokedAt *Timestamp `json:"revokedAt"`
+	RotatedAt *Timestamp `json:"rotatedAt"`
 	Scopes    []Scope    `json:"scopes"`
 	Status    KeyStatus  `json:"status"`
 }
@@ -832,6 +846,14 @@ type KeyIssueEnvironment string
 type KeyList struct {
 	Data       []Key   `json:"data"`
 	NextCursor *string `json:"nextCursor"`
+}
+
+// KeyRotate defines model for KeyRotate.
+type KeyRotate struct {
+	// GraceSeconds How much longer the secrets before work.
+	//
+	// Examples: 3600
+	GraceSeconds *int `json:"graceSeconds,omitempty"`
 }
 
 // KeyStatus defines model for KeyStatus.
@@ -966,6 +988,9 @@ type Me struct {
 
 	// Limits Zero means unlimited in an answer, and as the plan has it in a request.
 	Limits Limits `json:"limits"`
+
+	// Remaining What this key and its account have left now; `null` where nothing bounds them.
+	Remaining MeRemaining `json:"remaining"`
 }
 
 // MeAccount defines model for Me.account.
@@ -983,6 +1008,15 @@ type MeKey struct {
 	// ID Examples: key_3kTMd8fQ2LxZ
 	ID     string  `json:"id"`
 	Scopes []Scope `json:"scopes"`
+}
+
+// MeRemaining What this key and its account have left now; `null` where nothing bounds them.
+type MeRemaining struct {
+	// PerDay Examples: 9120
+	PerDay *int64 `json:"perDay"`
+
+	// PerMinute Examples: 59
+	PerMinute *int64 `json:"perMinute"`
 }
 
 // Message defines model for Message.
@@ -1216,6 +1250,12 @@ type PayloadTooLargeApplicationJSON = ErrorEnvelope
 // PayloadTooLargeApplicationProblemPlusJSON RFC 9457.
 type PayloadTooLargeApplicationProblemPlusJSON = ProblemDetails
 
+// RateLimitedApplicationJSON defines model for RateLimited.
+type RateLimitedApplicationJSON = ErrorEnvelope
+
+// RateLimitedApplicationProblemPlusJSON RFC 9457.
+type RateLimitedApplicationProblemPlusJSON = ProblemDetails
+
 // RequestTimeoutApplicationJSON defines model for RequestTimeout.
 type RequestTimeoutApplicationJSON = ErrorEnvelope
 
@@ -1418,6 +1458,12 @@ type RevokeKeyParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RotateKeyParams defines parameters for RotateKey.
+type RotateKeyParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListLogsParams defines parameters for ListLogs.
 type ListLogsParams struct {
 	// From From this time on.
@@ -1493,6 +1539,9 @@ type IssueKeyJSONRequestBody = KeyIssue
 
 // RevokeKeyJSONRequestBody defines body for RevokeKey for application/json ContentType.
 type RevokeKeyJSONRequestBody = Reason
+
+// RotateKeyJSONRequestBody defines body for RotateKey for application/json ContentType.
+type RotateKeyJSONRequestBody = KeyRotate
 
 // ChatOnHostJSONRequestBody defines body for ChatOnHost for application/json ContentType.
 type ChatOnHostJSONRequestBody = ChatRequest
@@ -1580,6 +1629,9 @@ type ServerInterface interface {
 	// RevokeKey Revoke a key, saying why; once this answers, no node accepts it
 	// (POST /api/keys/{id}/revoke)
 	RevokeKey(w http.ResponseWriter, r *http.Request, id KeyID, params RevokeKeyParams)
+	// RotateKey Give a key another secret, which is shown this once
+	// (POST /api/keys/{id}/rotate)
+	RotateKey(w http.ResponseWriter, r *http.Request, id KeyID, params RotateKeyParams)
 	// ListLogs List requests, newest first
 	// (GET /api/logs)
 	ListLogs(w http.ResponseWriter, r *http.Request, params ListLogsParams)
@@ -2893,6 +2945,56 @@ func (siw *ServerInterfaceWrapper) RevokeKey(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// RotateKey operation middleware
+func (siw *ServerInterfaceWrapper) RotateKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateKeyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateKey(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListLogs operation middleware
 func (siw *ServerInterfaceWrapper) ListLogs(w http.ResponseWriter, r *http.Request) {
 
@@ -3448,6 +3550,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/keys/{id}", wrapper.GetKey).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/keys/{id}/revoke", wrapper.RevokeKey).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/keys/{id}/rotate", wrapper.RotateKey).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/conversations", wrapper.ListConversations).Methods(http.MethodGet)
 

@@ -13,6 +13,7 @@ import (
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/quota"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -93,6 +94,25 @@ func (w *world) Abandon(_ context.Context, account, caller, key string) error {
 	}
 	w.kept[account+caller+key].inFlight = false
 	return nil
+}
+
+func (w *world) Used(publicID string, _ time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.used = append(w.used, publicID)
+}
+
+type limiterOf struct{ *world }
+
+func (l limiterOf) Admit(_ context.Context, request quota.Request) (quota.Verdict, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.world.counted = append(l.world.counted, request)
+	return l.verdict(request), nil
+}
+
+func (l limiterOf) Standing(_ context.Context, request quota.Request) ([]quota.Standing, error) {
+	return l.verdict(request).Standings, nil
 }
 
 type accountsOf struct{ *world }
@@ -180,6 +200,10 @@ type keysOf struct{ *world }
 func (k keysOf) Issue(_ context.Context, _ commands.Meta, in commands.IssueKey) (commands.IssuedKey, error) {
 	k.world.issued = append(k.world.issued, in)
 	return commands.IssuedKey{ID: "abcdefghijkl", Key: secretKey}, k.fail
+}
+func (k keysOf) Rotate(_ context.Context, _ commands.Meta, in commands.RotateKey) (commands.IssuedKey, error) {
+	k.world.rotated = append(k.world.rotated, in)
+	return commands.IssuedKey{ID: in.ID, Key: secretKey}, k.fail
 }
 func (k keysOf) Revoke(context.Context, commands.Meta, string, string) error { return k.fail }
 

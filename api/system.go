@@ -18,13 +18,14 @@ type Health interface {
 // GetMe implements ServerInterface.
 func (s *Server) GetMe(w http.ResponseWriter, r *http.Request) {
 	caller := exchangeOf(r).caller
+	left, err := s.remaining(r)
 	s.answer(w, r, http.StatusOK, Me{
 		Key: MeKey{
 			ID: keyID(caller.PublicID), Scopes: scopesOut(caller.Scopes), AgentIds: list(caller.AgentIDs), ExpiresAt: someTimeAt(caller.ExpiresAt),
 		},
 		Account: MeAccount{ID: caller.Account, Plan: Plan(caller.Plan)},
-		Limits:  limitsOut(caller.Limits()),
-	}, nil)
+		Limits:  limitsOut(caller.Limits()), Remaining: left,
+	}, err)
 }
 
 // GetLive implements ServerInterface.

@@ -22,6 +22,7 @@ import (
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/quota"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -38,11 +39,15 @@ type world struct {
 	callers map[string]projections.Caller
 	agents  map[string]projections.Agent
 	issued  []commands.IssueKey
+	rotated []commands.RotateKey
+	used    []string // public ids of keys
 	created []commands.Meta
 	records []projections.Request
 	turns   []commands.Turn
 	metas   []commands.Meta
 	send    func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
+	counted []quota.Request
+	verdict func(quota.Request) quota.Verdict
 	fail    error // what every command answers
 	kept    map[string]*keptAnswer
 	panics  bool
@@ -66,12 +71,19 @@ func newWorld(t *testing.T) *world {
 	w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
 		return commands.Reply{MessageID: "msg_1", ConversationID: turn.Conversation, Text: "hello back", Model: "echo", CreatedAt: noon, DataKey: plainKey("dk_1")}, nil
 	}
+	w.verdict = func(request quota.Request) quota.Verdict {
+		verdict := quota.Verdict{Admitted: true}
+		for _, rule := range request.Rules {
+			verdict.Standings = append(verdict.Standings, quota.Standing{Rule: rule, Remaining: rule.Limit - 1, Reset: 61 * time.Second})
+		}
+		return verdict
+	}
 	server, err := New(Config{
 		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
 		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: w,
 		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w},
-		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Idempotency: w, RequestLog: w, Health: w,
+		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 package commands
 
-// This file stands at the command: issuing keys, whose text exists only in the answer, and revoking them.
+// This file stands at the command: issuing and rotating keys, whose text exists only in the answer, and revoking them.
 
 import (
 	"context"
@@ -51,6 +51,30 @@ func (k *Keys) Issue(ctx context.Context, meta Meta, in IssueKey) (IssuedKey, er
 			IssuedBy: in.IssuedBy,
 		},
 		Issuer: in.Issuer, Now: meta.Inputs.Now,
+	})
+	if err != nil {
+		return IssuedKey{}, err
+	}
+	return IssuedKey{ID: key.PublicID, Key: key.Reveal()}, nil
+}
+
+// RotateKey asks for another secret of a key.
+type RotateKey struct {
+	ID          string // the public id
+	Environment string // the key's
+	Grace       time.Duration
+	Issuer      apikey.Grant // what the key that asks may do itself
+	By          string       // its public id
+}
+
+// Rotate gives a key another secret. The same inputs make the same one, so that a retry can show it once more.
+func (k *Keys) Rotate(ctx context.Context, meta Meta, in RotateKey) (IssuedKey, error) {
+	key, err := apikey.Renew(in.Environment, in.ID, meta.Inputs.Bytes("key, another secret"))
+	if err != nil {
+		return IssuedKey{}, err
+	}
+	_, err = k.keys.Handle(ctx, key.PublicID, "rotate", meta, apikey.Rotate{
+		Account: meta.Account, Hash: key.Hash(), Hint: key.Hint(), Grace: in.Grace, Issuer: in.Issuer, By: in.By, Now: meta.Inputs.Now,
 	})
 	if err != nil {
 		return IssuedKey{}, err

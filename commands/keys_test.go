@@ -45,6 +45,44 @@ func TestAKeyIsShownAndNeverKept(t *testing.T) {
 	}
 }
 
+func TestARotatedKeyKeepsItsIDAndShowsAnotherSecretOnce(t *testing.T) {
+	m := newMemory()
+	keys := commands.NewKeys(m.store())
+	admin := apikey.Grant{Scopes: []apikey.Scope{apikey.Admin}}
+	first, err := keys.Issue(t.Context(), metaAt(1), commands.IssueKey{Name: "web shop", Environment: "test", Scopes: []apikey.Scope{apikey.Chat}, Issuer: admin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := commands.RotateKey{ID: first.ID, Environment: "test", Grace: time.Hour, Issuer: admin, By: "k1"}
+	second, err := keys.Rotate(t.Context(), metaAt(2), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := apikey.Parse(second.Key)
+	if err != nil || parsed.PublicID != first.ID || second.ID != first.ID || parsed.Environment != "test" || second.Key == first.Key {
+		t.Fatalf("shown %v: %v", parsed, err)
+	}
+	rotated := m.accepted(t, "apikey")[1].(apikey.Rotated)
+	if !bytes.Equal(rotated.Hash, parsed.Hash()) || rotated.Hint != parsed.Hint() || !rotated.GraceUntil.Equal(noon.Add(time.Hour)) || rotated.RotatedBy != "k1" {
+		t.Errorf("rotated %+v", rotated)
+	}
+	m.holdsNowhere(t, second.Key, second.Key[20:40])
+	if again, err := keys.Rotate(t.Context(), metaAt(2), in); err != nil || again != second || len(m.commits()) != 2 {
+		t.Errorf("a retry shows %+v, %v", again.ID, err)
+	}
+	if third, err := keys.Rotate(t.Context(), metaAt(3), in); err != nil || third.Key == second.Key || third.ID != first.ID {
+		t.Errorf("another rotation shows %+v, %v", third.ID, err)
+	}
+	for sentence, id := range map[string]string{"an unknown key": "abcdefghijkl", "what is no id": "key", "another stream's name": "abcdefghijk/"} {
+		in.ID = id
+		shown, err := keys.Rotate(t.Context(), metaAt(4), in)
+		refusedAs(t, err, "key_not_found")
+		if shown != (commands.IssuedKey{}) {
+			t.Errorf("%s was shown a secret", sentence)
+		}
+	}
+}
+
 func TestAKeyThatIsRefusedIsNotShown(t *testing.T) {
 	m := newMemory()
 	keys := commands.NewKeys(m.store())

@@ -65,7 +65,7 @@ func (c Chat) Admit(ctx context.Context, admission Admission) (Admitted, error) 
 	// Each LATERAL is one look-up by a key that the row before it gave; LIMIT 1 keeps the planner from joining whole
 	// tables instead. The data key's id is compared in the collation of the keyring's index.
 	const query = `
-		SELECT k.public_id, k.name AS key_name, k.hash, k.scopes, k.agent_ids, k.ip_allow, k.expires_at, k.revoked_at,
+		SELECT k.public_id, k.name AS key_name, k.hash, k.earlier, k.graces, k.scopes, k.agent_ids, k.ip_allow, k.expires_at, k.revoked_at,
 			a.account, a.plan, a.per_minute, a.per_day, a.suspended,
 			g.agent, g.slug, g.status, g.version AS settings_version, g.settings, g.created_at, g.changed_at,
 			s.version, s.state, x.committed,
@@ -110,6 +110,8 @@ type admissionRow struct {
 	PublicID  *string        `db:"public_id"`
 	KeyName   *string        `db:"key_name"`
 	Hash      []byte         `db:"hash"`
+	Earlier   [][]byte       `db:"earlier"`
+	Graces    []time.Time    `db:"graces"`
 	Scopes    []apikey.Scope `db:"scopes"`
 	AgentIDs  []string       `db:"agent_ids"`
 	IPAllow   []string       `db:"ip_allow"`
@@ -150,7 +152,7 @@ func (r admissionRow) admitted(admission Admission) Admitted {
 		return found
 	}
 	found.Caller = &Caller{
-		PublicID: *r.PublicID, Name: *r.KeyName, Hash: r.Hash, Scopes: r.Scopes, AgentIDs: r.AgentIDs, IPAllow: r.IPAllow,
+		PublicID: *r.PublicID, Name: *r.KeyName, Hash: r.Hash, Earlier: r.Earlier, Graces: r.Graces, Scopes: r.Scopes, AgentIDs: r.AgentIDs, IPAllow: r.IPAllow,
 		ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt,
 		Account: *r.Account, Plan: *r.Plan, PerMinute: *r.PerMinute, PerDay: *r.PerDay, Suspended: *r.Suspended,
 	}

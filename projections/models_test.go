@@ -212,7 +212,7 @@ func TestAKeyIsFoundWithItsAccount(t *testing.T) {
 	expires := noon.Add(time.Hour)
 	wantEqual(t, "caller", caller, projections.Caller{
 		PublicID: "k1", Name: "first", Hash: []byte{0, 1, 0xff}, Scopes: issued.Scopes, AgentIDs: issued.AgentIDs, IPAllow: issued.IPAllow, ExpiresAt: &expires,
-		Account: "acc_1", Plan: account.Starter, PerDay: 5,
+		Account: "acc_1", Plan: account.Starter, PerDay: 5, Earlier: [][]byte{}, Graces: []time.Time{},
 	}, err)
 	if caller.Limits() != (account.Limits{PerMinute: 60, PerDay: 5}) || !caller.Grant().Reaches("agt_1") || caller.Grant().Reaches("agt_2") {
 		t.Errorf("limits %+v, grant %+v", caller.Limits(), caller.Grant())
@@ -220,7 +220,7 @@ func TestAKeyIsFoundWithItsAccount(t *testing.T) {
 	key, err := keys.Get(t.Context(), "acc_1", "k1")
 	want := projections.Key{
 		PublicID: "k1", Account: "acc_1", Name: "first", Environment: "live", Hint: "wxyz", Scopes: issued.Scopes, AgentIDs: issued.AgentIDs, IPAllow: issued.IPAllow,
-		Metadata: issued.Metadata, IssuedBy: "root", IssuedAt: noon, ExpiresAt: &expires,
+		Metadata: issued.Metadata, IssuedBy: "root", IssuedAt: noon, ExpiresAt: &expires, Graces: []time.Time{},
 	}
 	wantEqual(t, "key", key, want, err)
 	_, err = keys.Get(t.Context(), "acc_2", "k1")

@@ -85,6 +85,8 @@ func (w *world) step(t *rapid.T) {
 	case 3:
 		act(w, t, apikey.Aggregate, "k"+one, rapid.SampledFrom([]apikey.Command{
 			apikey.Issue{Issued: apikey.Issued{Account: acc, Name: "n", Hash: []byte{1}, Scopes: []apikey.Scope{apikey.Chat}}, Issuer: apikey.Grant{Scopes: apikey.Scopes}},
+			apikey.Rotate{Account: acc, Hash: []byte{2}, Grace: time.Hour, Issuer: apikey.Grant{Scopes: apikey.Scopes}, Now: noon},
+			apikey.Rotate{Account: acc, Hash: []byte{3}, Issuer: apikey.Grant{Scopes: apikey.Scopes}, Now: noon},
 			apikey.Revoke{Account: acc, Reason: "r"},
 		}).Draw(t, "key"))
 	default:

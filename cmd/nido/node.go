@@ -18,6 +18,7 @@ import (
 
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/infra/admission"
 	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
@@ -51,6 +52,8 @@ type node struct {
 	keyring     *keyring.Keyring
 	boots       *postgres.Boots
 	idempotency *postgres.Idempotency
+	admission   *admission.Admission
+	keyUses     *postgres.KeyUses
 	queue       *requestlog.Queue
 
 	accounts      *commands.Accounts
@@ -109,6 +112,8 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if n.boots, err = postgres.NewBoots(n.pool); err != nil {
 		return err
 	}
+	n.admission = admission.New(n.pool)
+	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	if n.clickhouse, err = clickhouse.New(clickhouse.Config{DSN: engines.ClickHouseURL}); err != nil {
 		return err
@@ -176,7 +181,7 @@ func (n *node) wireAPI() (err error) {
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds),
 
-		Keyring: n.keyring, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
+		Keyring: n.keyring, Limiter: n.admission, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})
 	return err
 }

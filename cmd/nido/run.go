@@ -49,6 +49,7 @@ func (n *node) run(ctx context.Context, listener net.Listener, first func(contex
 		}
 		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
 	}
+	parts.Go(func() error { return n.keyUses.Run(background) })
 	queueDone := make(chan struct{})
 	go func() {
 		defer close(queueDone)
@@ -242,7 +243,7 @@ func (n *node) prepareAnalytics(ctx context.Context) error {
 	}
 }
 
-// sweepAnswers forgets answers whose Idempotency-Key has expired.
+// sweepAnswers forgets answers whose Idempotency-Key has expired, and counters that nothing counts on any more.
 func (n *node) sweepAnswers(ctx context.Context) error {
 	ticker := time.NewTicker(time.Minute)
 	defer ticker.Stop()
@@ -254,6 +255,9 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		}
 		if _, err := n.idempotency.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "expired answers not forgotten", "error", err)
+		}
+		if _, err := n.admission.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "old counters not dropped", "error", err)
 		}
 	}
 }

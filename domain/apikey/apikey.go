@@ -1,29 +1,36 @@
-// Package apikey is the aggregate of a key: issued with scopes, bindings and an expiry, and revoked. The key itself is
-// nowhere in it, only the SHA-256 of it.
+// Package apikey is the aggregate of a key: issued with scopes, bindings and an expiry, rotated, and revoked. The key itself
+// is nowhere in it, only the SHA-256 of it.
 //
 // Its stream is apikey-<public id>; the public id is the part of the key that may be seen.
 package apikey
 
 import (
+	"time"
+
 	"github.com/nidohq/nido/domain"
 )
 
 // Aggregate is the key's rules and stored events.
 var Aggregate = domain.Aggregate[Command, Event, State]{
 	Kind:        "apikey",
-	StateSchema: 1,
+	StateSchema: 2,
 	Decider: domain.Decider[Command, Event, State]{
 		Decide: func(c Command, s State) ([]Event, error) { return c.decide(s) },
 		Evolve: func(s State, e Event) State { return e.evolve(s) },
 	},
 	Codec: domain.NewCodec(
 		domain.List[Event, Issued]("key.issued"),
+		domain.List[Event, Rotated]("key.rotated"),
 		domain.List[Event, Revoked]("key.revoked"),
 	),
 }
 
 // State is what a later decision asks about.
 type State struct {
-	Account string `json:"account,omitempty"`
-	Revoked bool   `json:"revoked,omitempty"`
+	Account  string      `json:"account,omitempty"`
+	Scopes   []Scope     `json:"scopes,omitempty"`
+	AgentIDs []string    `json:"agentIds,omitempty"`
+	Secret   string      `json:"secret,omitempty"` // SHA-256 of the newest, in hexadecimal
+	Graces   []time.Time `json:"graces,omitempty"` // when each of the secrets before it stops working, the oldest first
+	Revoked  bool        `json:"revoked,omitempty"`
 }

@@ -4,6 +4,7 @@ package apikey_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -109,6 +110,48 @@ func TestNobodyHandsOutMoreThanTheyHave(t *testing.T) {
 	}
 }
 
+func TestRotation(t *testing.T) {
+	tell := domaintest.About(apikey.Aggregate)
+	rotate := func(hash string, grace time.Duration, change ...func(*apikey.Rotate)) apikey.Rotate {
+		command := apikey.Rotate{Account: "acc_1", Hash: []byte(hash), Hint: "last", Grace: grace, Issuer: admin, By: "k1", Now: now}
+		for _, c := range change {
+			c(&command)
+		}
+		return command
+	}
+	rotated := func(hash string, grace time.Duration) apikey.Rotated {
+		return apikey.Rotated{Hash: []byte(hash), Hint: "last", GraceUntil: now.Add(grace), RotatedBy: "k1"}
+	}
+	by := func(scopes []apikey.Scope, agents []string) func(*apikey.Rotate) {
+		return func(c *apikey.Rotate) { c.Issuer = apikey.Grant{Scopes: scopes, AgentIDs: agents} }
+	}
+	many := []apikey.Event{issued}
+	for i := range apikey.MaxEarlierSecrets {
+		many = append(many, rotated(fmt.Sprint("secret ", i), time.Hour))
+	}
+	domaintest.Stories{
+		"a key gets another secret, the one before works for a while": tell.Given(issued).When(rotate("new", time.Hour)).Then(rotated("new", time.Hour)),
+		"without a grace the secret before stops at once":             tell.Given(issued).When(rotate("new", 0)).Then(rotated("new", 0)),
+		"the longest grace is a month":                                tell.Given(issued).When(rotate("new", apikey.MaxGrace)).Then(rotated("new", apikey.MaxGrace)),
+		"a longer grace is refused":                                   tell.Given(issued).When(rotate("new", apikey.MaxGrace+1)).ThenRefused("invalid_request", "graceSeconds"),
+		"a grace has no end before its beginning":                     tell.Given(issued).When(rotate("new", -1)).ThenRefused("invalid_request", "graceSeconds"),
+		"the same secret again is nothing new":                        tell.Given(issued, rotated("new", time.Hour)).When(rotate("new", time.Hour)).ThenNothing(),
+		"a key that does not exist is not rotated":                    tell.Given().When(rotate("new", 0)).ThenRefused("key_not_found", ""),
+		"another account's key is not rotated":                        tell.Given(issued).When(rotate("new", 0, func(c *apikey.Rotate) { c.Account = "acc_2" })).ThenRefused("key_not_found", ""),
+		"a revoked key is not rotated":                                tell.Given(issued, apikey.Revoked{}).When(rotate("new", 0)).ThenRefused("invalid_request", "id"),
+		"a rotated key is revoked with all its secrets":               tell.Given(issued, rotated("new", time.Hour)).When(apikey.Revoke{Account: "acc_1"}).Then(apikey.Revoked{}),
+		"a key that may do less is not shown the new secret":          tell.Given(issued).When(rotate("new", 0, by([]apikey.Scope{apikey.KeysWrite}, nil))).ThenRefused("grant_exceeded", "scopes"),
+		"nor one that is bound to some agents":                        tell.Given(issued).When(rotate("new", 0, by([]apikey.Scope{apikey.Chat}, []string{"agt_1"}))).ThenRefused("grant_exceeded", "agentIds"),
+		"one that may do the same is":                                 tell.Given(issued).When(rotate("new", 0, by([]apikey.Scope{apikey.Chat}, nil))).Then(rotated("new", 0)),
+		"so many secrets are in their grace only":                     tell.Given(many...).When(rotate("new", time.Hour)).ThenRefused("invalid_request", "graceSeconds"),
+		"rotating without a grace ends all of them":                   tell.Given(many...).When(rotate("new", 0)).Then(rotated("new", 0)),
+		"and then there is room again":                                tell.Given(append(slices.Clone(many), rotated("new", 0))...).When(rotate("newer", time.Hour)).Then(rotated("newer", time.Hour)),
+		"so there is when their graces are over": tell.Given(many...).
+			When(rotate("new", time.Hour, func(c *apikey.Rotate) { c.Now = now.Add(time.Hour) })).
+			Then(apikey.Rotated{Hash: []byte("new"), Hint: "last", GraceUntil: now.Add(2 * time.Hour), RotatedBy: "k1"}),
+	}.Run(t)
+}
+
 func TestGrants(t *testing.T) {
 	chat := apikey.Grant{Scopes: []apikey.Scope{apikey.Chat}, AgentIDs: []string{"agt_1"}}
 	if !chat.Has(apikey.Chat) || chat.Has(apikey.AgentsRead) || chat.Has(apikey.Admin) || !chat.Reaches("agt_1") || chat.Reaches("agt_2") {
@@ -137,8 +180,15 @@ func grants(t *rapid.T) apikey.Grant {
 func commands() *rapid.Generator[apikey.Command] {
 	return rapid.Custom(func(t *rapid.T) apikey.Command {
 		account := rapid.SampledFrom([]string{"acc_1", "acc_2"}).Draw(t, "account")
-		if rapid.Bool().Draw(t, "revoke") {
+		switch rapid.IntRange(0, 2).Draw(t, "command") {
+		case 0:
 			return apikey.Revoke{Account: account, Reason: rapid.String().Draw(t, "reason")}
+		case 1:
+			return apikey.Rotate{
+				Account: account, Hash: rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "hash"), Issuer: grants(t),
+				Grace: rapid.SampledFrom([]time.Duration{-1, 0, time.Hour, 2 * time.Hour}).Draw(t, "grace"),
+				Now:   rapid.SampledFrom([]time.Time{now, now.Add(90 * time.Minute)}).Draw(t, "now"),
+			}
 		}
 		wanted := grants(t)
 		return apikey.Issue{Issuer: grants(t), Now: now, Issued: apikey.Issued{
@@ -157,15 +207,21 @@ func TestWhateverIsAskedOfAKey(t *testing.T) {
 			switch {
 			case step.Before.Account != "" && step.After.Account != step.Before.Account:
 				t.Fatalf("%#v moved the key to another account", step.Command)
-			case step.Before.Revoked && step.After != step.Before:
+			case step.Before.Revoked && !reflect.DeepEqual(step.After, step.Before):
 				t.Fatalf("%#v changed a revoked key", step.Command)
 			}
 			for _, event := range step.Events {
-				key, ok := event.(apikey.Issued)
-				if !ok {
-					continue
+				var issuer apikey.Grant
+				var key apikey.Grant
+				switch e := event.(type) {
+				case apikey.Issued:
+					issuer, key = step.Command.(apikey.Issue).Issuer, apikey.Grant{Scopes: e.Scopes, AgentIDs: e.AgentIDs}
+				case apikey.Rotated:
+					issuer, key = step.Command.(apikey.Rotate).Issuer, apikey.Grant{Scopes: step.After.Scopes, AgentIDs: step.After.AgentIDs}
+					if len(step.After.Graces) > apikey.MaxEarlierSecrets || !slices.IsSortedFunc(step.After.Graces, time.Time.Compare) {
+						t.Fatalf("graces %v", step.After.Graces)
+					}
 				}
-				issuer := step.Command.(apikey.Issue).Issuer
 				for _, scope := range key.Scopes {
 					if !issuer.Has(scope) {
 						t.Fatalf("%v handed out %s", issuer, scope)
@@ -187,6 +243,9 @@ func TestStoredEvents(t *testing.T) {
 			Account: "acc_1", Name: "web shop", Environment: "live", Hash: []byte("32 bytes of SHA-256 stand here.."), Hint: "wxyz",
 			Scopes: []apikey.Scope{apikey.Chat, apikey.AgentsRead}, AgentIDs: []string{"agt_1", "agt_2"}, ExpiresAt: now,
 			IPAllow: []string{"203.0.113.0/24", "2001:db8::/32"}, Metadata: map[string]string{"team": "sur"}, IssuedBy: "0Az9publicID",
+		}},
+		domaintest.Golden[apikey.Event]{Type: "key.rotated", Schema: 1, Event: apikey.Rotated{
+			Hash: []byte("32 bytes of SHA-256 stand here.."), Hint: "wxyz", GraceUntil: now, RotatedBy: "0Az9publicID",
 		}},
 		domaintest.Golden[apikey.Event]{Type: "key.revoked", Schema: 1, Event: apikey.Revoked{Reason: "leaked"}},
 	)

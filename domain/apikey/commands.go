@@ -3,6 +3,7 @@ package apikey
 // This file stands at the decision: what one can ask of a key, each command with its own rule.
 
 import (
+	"encoding/hex"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,6 +19,9 @@ const (
 	MaxAgentIDs   = 100
 	MaxIPAllow    = 100
 	MaxMetadata   = 50 // entries
+	// MaxEarlierSecrets is how many secrets may be in their grace at once.
+	MaxEarlierSecrets = 8
+	MaxGrace          = 30 * 24 * time.Hour
 )
 
 // Command is one of the commands below.
@@ -30,6 +34,18 @@ type Issue struct {
 	Issued
 	Issuer Grant
 	Now    time.Time
+}
+
+// Rotate asks for another secret. Whoever gets to see it may do what the key may do, so that it is handed out as a new key
+// is: to nobody who may do less.
+type Rotate struct {
+	Account string // whose key it must be
+	Hash    []byte
+	Hint    string
+	Grace   time.Duration // how much longer the secrets before it work
+	Issuer  Grant
+	By      string // public id of the key that asks
+	Now     time.Time
 }
 
 // Revoke ends the key.
@@ -68,6 +84,31 @@ func (c Issue) decide(s State) ([]Event, error) {
 		return nil, domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: %s", what)
 	}
 	return []Event{c.Issued}, nil
+}
+
+func (c Rotate) decide(s State) ([]Event, error) {
+	field, what := c.Issuer.exceeds(Grant{Scopes: s.Scopes, AgentIDs: s.AgentIDs})
+	inGrace := 0
+	for _, until := range s.Graces {
+		if until.After(c.Now) {
+			inGrace++
+		}
+	}
+	switch {
+	case s.Account == "" || s.Account != c.Account:
+		return nil, domain.Refuse("key_not_found", "there is no such key")
+	case s.Secret == hex.EncodeToString(c.Hash):
+		return nil, nil
+	case s.Revoked:
+		return nil, domain.RefuseField("id", "invalid_request", "a revoked key cannot be rotated; issue another")
+	case field != "":
+		return nil, domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: %s", what)
+	case c.Grace < 0 || c.Grace > MaxGrace:
+		return nil, domain.RefuseField("graceSeconds", "invalid_request", "graceSeconds must lie between 0 and %d", int(MaxGrace.Seconds()))
+	case c.Grace > 0 && inGrace >= MaxEarlierSecrets:
+		return nil, domain.RefuseField("graceSeconds", "invalid_request", "%d secrets are in their grace already; 0 ends them", inGrace)
+	}
+	return []Event{Rotated{Hash: c.Hash, Hint: c.Hint, GraceUntil: c.Now.Add(c.Grace), RotatedBy: c.By}}, nil
 }
 
 func (c Revoke) decide(s State) ([]Event, error) {

@@ -2,7 +2,11 @@ package apikey
 
 // This file stands at the commit: what can have happened to a key.
 
-import "time"
+import (
+	"encoding/hex"
+	"slices"
+	"time"
+)
 
 // Event is one of the facts below.
 type Event interface{ evolve(State) State }
@@ -22,12 +26,34 @@ type Issued struct {
 	IssuedBy    string            `json:"issuedBy,omitempty"` // public id of the key that asked for it
 }
 
+// Rotated gives a key another secret. The one before works until the grace ends, and no older one works longer.
+type Rotated struct {
+	Hash       []byte    `json:"hash"`       // SHA-256 of the whole key with its new secret
+	Hint       string    `json:"hint"`       // its last four characters
+	GraceUntil time.Time `json:"graceUntil"` // when every secret before it stops working
+	RotatedBy  string    `json:"rotatedBy,omitempty"`
+}
+
 // Revoked ends a key for good.
 type Revoked struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-func (e Issued) evolve(State) State { return State{Account: e.Account} }
+func (e Issued) evolve(State) State {
+	return State{Account: e.Account, Scopes: e.Scopes, AgentIDs: e.AgentIDs, Secret: hex.EncodeToString(e.Hash)}
+}
+
+func (e Rotated) evolve(s State) State {
+	graces := append(slices.Clone(s.Graces), e.GraceUntil)
+	for i, until := range graces {
+		if until.After(e.GraceUntil) {
+			graces[i] = e.GraceUntil
+		}
+	}
+	// Those that stop last are the newest: no secret works longer than a newer one.
+	s.Secret, s.Graces = hex.EncodeToString(e.Hash), graces[max(0, len(graces)-MaxEarlierSecrets):]
+	return s
+}
 
 func (e Revoked) evolve(s State) State {
 	s.Revoked = true

@@ -36,12 +36,24 @@ type Key struct {
 
 // Compose writes the key of the given random bytes, of which it needs 44; the same bytes give the same key.
 func Compose(environment string, random []byte) (Key, error) {
+	body := encode(random, PublicIDLength+SecretLength)
+	return write(environment, body[:PublicIDLength], body[PublicIDLength:])
+}
+
+// Renew writes a key of a public id that there is, with the secret of the given random bytes, of which it needs 32.
+func Renew(environment, publicID string, random []byte) (Key, error) {
+	if len(publicID) != PublicIDLength || strings.Trim(publicID, base62) != "" {
+		return Key{}, domain.Refuse("key_not_found", "there is no such key")
+	}
+	return write(environment, publicID, encode(random, SecretLength))
+}
+
+func write(environment, publicID, secret string) (Key, error) {
 	if environment != "live" && environment != "test" {
 		return Key{}, domain.RefuseField("environment", "invalid_request", `environment must be "live" or "test"`)
 	}
-	body := encode(random, PublicIDLength+SecretLength)
-	head := Prefix + environment + "_" + body
-	return Key{Environment: environment, PublicID: body[:PublicIDLength], whole: head + checksum(head)}, nil
+	head := Prefix + environment + "_" + publicID + secret
+	return Key{Environment: environment, PublicID: publicID, whole: head + checksum(head)}, nil
 }
 
 // Parse takes a key apart. It answers ErrMalformed for anything that cannot be a key of ours.

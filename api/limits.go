@@ -1,0 +1,132 @@
+package api
+
+// This file stands between the door and a chat turn: the message is counted against the limits of its key, its agent and
+// its account, and the answer says what is left. Only chats count. Whoever is not let in by the door costs nothing; a
+// message that is counted stays counted, whatever becomes of its turn.
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/dunglas/httpsfv"
+
+	"github.com/nidohq/nido/domain/quota"
+	"github.com/nidohq/nido/projections"
+)
+
+// Limiter counts requests, on all nodes together.
+type Limiter interface {
+	// Admit counts a request on all of its rules, or on none and says when to come again.
+	Admit(ctx context.Context, request quota.Request) (quota.Verdict, error)
+	// Standing says where the rules stand, and counts nothing.
+	Standing(ctx context.Context, request quota.Request) ([]quota.Standing, error)
+}
+
+// count lets a message in that has come through the door, once, however often its turn is tried. A repetition of one that
+// is in its conversation already brings nothing new and costs nothing.
+func (s *Server) count(r *http.Request, found projections.Admitted) error {
+	x := exchangeOf(r)
+	if x.counted || found.Snapshot.Committed > 0 {
+		return nil
+	}
+	request := quota.Of(x.caller.Account, x.caller.Limits(), x.caller.PublicID, found.Agent.ID, found.Agent.Settings.RateLimit)
+	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+	defer cancel()
+	verdict, err := s.config.Limiter.Admit(ctx, request)
+	if err != nil {
+		return fmt.Errorf("count the message: %w", err)
+	}
+	x.counted = verdict.Admitted
+	if err := tellLimits(x.header, request, verdict, s.config.Clock()); err != nil {
+		return err
+	}
+	if verdict.Admitted {
+		return nil
+	}
+	return limited(verdict)
+}
+
+// limited is the refusal of a request that is one too many.
+func limited(verdict quota.Verdict) *Problem {
+	rule, wait := verdict.Blocking, wholeMilliseconds(verdict.RetryAfter)
+	whose := map[quota.Policy][2]string{
+		quota.Key: {"This key", "Esta clave"}, quota.Agent: {"This agent", "Este agente"},
+		quota.AgentDay: {"This agent", "Este agente"}, quota.Day: {"The account", "La cuenta"},
+	}[rule.Policy]
+	english, spanish := " in any 60 seconds", " cada 60 segundos"
+	if rule.Policy.Daily() {
+		english, spanish = " a day", " por día"
+	}
+	p := &Problem{
+		Code:    "rate_limited",
+		English: fmt.Sprintf("%s has had its %d requests%s.", whose[0], rule.Limit, english),
+		Spanish: fmt.Sprintf("%s ya usó sus %d solicitudes%s.", whose[1], rule.Limit, spanish),
+		Details: map[string]any{
+			"policy": string(rule.Policy), "limit": rule.Limit, "windowSeconds": rule.Policy.WindowSeconds(), "retryAfterMs": wait,
+		},
+	}
+	return p.with("Retry-After", strconv.FormatInt(wholeSeconds(verdict.RetryAfter), 10)).with("Retry-After-Ms", strconv.FormatInt(wait, 10))
+}
+
+// tellLimits writes what holds and what is left, twice: as draft-ietf-httpapi-ratelimit-headers-10 has it, a policy
+// each, and in the three headers that came before it, which have room for one policy: the one with the least left.
+func tellLimits(header http.Header, request quota.Request, verdict quota.Verdict, now time.Time) error {
+	if len(request.Rules) == 0 {
+		return nil
+	}
+	policies, standings := make(httpsfv.List, 0, len(request.Rules)), make(httpsfv.List, 0, len(verdict.Standings))
+	for _, rule := range request.Rules {
+		item := httpsfv.NewItem(string(rule.Policy))
+		item.Params.Add("q", rule.Limit)
+		item.Params.Add("w", rule.Policy.WindowSeconds())
+		policies = append(policies, item)
+	}
+	scarcest := verdict.Standings[0]
+	for _, standing := range verdict.Standings {
+		item := httpsfv.NewItem(string(standing.Policy))
+		item.Params.Add("r", standing.Remaining)
+		item.Params.Add("t", wholeSeconds(standing.Reset))
+		standings = append(standings, item)
+		if standing.Remaining < scarcest.Remaining || standing.Rule == verdict.Blocking {
+			scarcest = standing
+		}
+	}
+	for name, list := range map[string]httpsfv.List{"RateLimit-Policy": policies, "RateLimit": standings} {
+		text, err := httpsfv.Marshal(list)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+		header.Set(name, text)
+	}
+	header.Set("X-RateLimit-Limit", strconv.FormatInt(scarcest.Limit, 10))
+	header.Set("X-RateLimit-Remaining", strconv.FormatInt(scarcest.Remaining, 10))
+	header.Set("X-RateLimit-Reset", strconv.FormatInt(int64(math.Ceil(float64(now.Add(scarcest.Reset).UnixMilli())/1000)), 10))
+	return nil
+}
+
+// wholeSeconds and wholeMilliseconds round up: nobody is told to come back too early.
+func wholeSeconds(wait time.Duration) int64 { return int64((wait + time.Second - 1) / time.Second) }
+
+func wholeMilliseconds(wait time.Duration) int64 {
+	return int64((wait + time.Millisecond - 1) / time.Millisecond)
+}
+
+// remaining is what a key and its account have left.
+func (s *Server) remaining(r *http.Request) (MeRemaining, error) {
+	caller := exchangeOf(r).caller
+	standings, err := s.config.Limiter.Standing(r.Context(), quota.Of(caller.Account, caller.Limits(), caller.PublicID, "", nil))
+	var left MeRemaining
+	for _, standing := range standings {
+		switch standing.Policy {
+		case quota.Key:
+			left.PerMinute = &standing.Remaining
+		case quota.Day:
+			left.PerDay = &standing.Remaining
+		}
+	}
+	return left, err
+}
