@@ -1126,6 +1126,15 @@ type Slug = string
 // Examples: 2026-03-14T15:09:26.535Z
 type Timestamp = Time
 
+// TurnEventStream Server-sent events: TurnStarted, MessageDelta, then TurnReply (completed, cancelled) or ErrorEnvelope (failed), then `[DONE]`. It begins with `retry: 2000`; a comment `: ping` comes every 10 seconds.
+//
+// Examples: retry: 2000
+//
+// id: turn_q5kz:0
+// event: turn.started
+// data: {}
+type TurnEventStream = string
+
 // Usage defines model for Usage.
 type Usage struct {
 	// InputTokens Examples: 42
@@ -1158,6 +1167,9 @@ type Limit = int
 
 // To Examples: 2026-04-01T00:00:00Z
 type To = time.Time
+
+// TurnID Examples: turn_q5kzc3mqwbb2xk5cvfbfx2sk5u
+type TurnID = string
 
 // Version Examples: 3
 type Version = int
@@ -1473,6 +1485,30 @@ type ConversationStatsParams struct {
 // ConversationStatsParamsGroupBy defines parameters for ConversationStats.
 type ConversationStatsParamsGroupBy string
 
+// ChatOnHostParams defines parameters for ChatOnHost.
+type ChatOnHostParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ChatStreamOnHostParams defines parameters for ChatStreamOnHost.
+type ChatStreamOnHostParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TurnEventsParams defines parameters for TurnEvents.
+type TurnEventsParams struct {
+	// LastEventID The id of the last event that arrived; the next ones follow.
+	LastEventID *string `json:"Last-Event-ID,omitempty"`
+}
+
+// ChatByIDParams defines parameters for ChatByID.
+type ChatByIDParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // OpenAccountJSONRequestBody defines body for OpenAccount for application/json ContentType.
 type OpenAccountJSONRequestBody = AccountOpen
 
@@ -1496,6 +1532,9 @@ type RevokeKeyJSONRequestBody = Reason
 
 // ChatOnHostJSONRequestBody defines body for ChatOnHost for application/json ContentType.
 type ChatOnHostJSONRequestBody = ChatRequest
+
+// ChatStreamOnHostJSONRequestBody defines body for ChatStreamOnHost for application/json ContentType.
+type ChatStreamOnHostJSONRequestBody = ChatRequest
 
 // ChatByIDJSONRequestBody defines body for ChatByID for application/json ContentType.
 type ChatByIDJSONRequestBody = ChatRequest
@@ -1594,10 +1633,16 @@ type ServerInterface interface {
 	ConversationStats(w http.ResponseWriter, r *http.Request, params ConversationStatsParams)
 	// ChatOnHost Send a message to the agent of this host
 	// (POST /api/v1/chat)
-	ChatOnHost(w http.ResponseWriter, r *http.Request)
+	ChatOnHost(w http.ResponseWriter, r *http.Request, params ChatOnHostParams)
+	// ChatStreamOnHost Send a message to the agent of this host and follow the reply
+	// (POST /api/v1/chat/stream)
+	ChatStreamOnHost(w http.ResponseWriter, r *http.Request, params ChatStreamOnHostParams)
+	// TurnEvents Follow a turn from where a stream broke off
+	// (GET /api/v1/turns/{turnId}/events)
+	TurnEvents(w http.ResponseWriter, r *http.Request, turnID TurnID, params TurnEventsParams)
 	// ChatByID Send a message to an agent by its id
 	// (POST /api/v2/agent/{agentId}/chat)
-	ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID)
+	ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID, params ChatByIDParams)
 	// GetErrors What each error code means, in Markdown
 	// (GET /errors)
 	GetErrors(w http.ResponseWriter, r *http.Request)
@@ -3197,8 +3242,126 @@ func (siw *ServerInterfaceWrapper) ConversationStats(w http.ResponseWriter, r *h
 // ChatOnHost operation middleware
 func (siw *ServerInterfaceWrapper) ChatOnHost(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatOnHostParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ChatOnHost(w, r)
+		siw.Handler.ChatOnHost(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ChatStreamOnHost operation middleware
+func (siw *ServerInterfaceWrapper) ChatStreamOnHost(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatStreamOnHostParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChatStreamOnHost(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TurnEvents operation middleware
+func (siw *ServerInterfaceWrapper) TurnEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "turnId" -------------
+	var turnID TurnID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "turnId", mux.Vars(r)["turnId"], &turnID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "turnId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TurnEventsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Last-Event-ID" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Last-Event-ID")]; found {
+		var LastEventID string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Last-Event-ID", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Last-Event-ID", valueList[0], &LastEventID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Last-Event-ID", Err: err})
+			return
+		}
+
+		params.LastEventID = &LastEventID
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TurnEvents(w, r, turnID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3223,8 +3386,32 @@ func (siw *ServerInterfaceWrapper) ChatByID(w http.ResponseWriter, r *http.Reque
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatByIDParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ChatByID(w, r, agentID)
+		siw.Handler.ChatByID(w, r, agentID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3405,7 +3592,11 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/v1/chat", wrapper.ChatOnHost).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/api/v1/chat/stream", wrapper.ChatStreamOnHost).Methods(http.MethodPost)
+
 	r.HandleFunc(options.BaseURL+"/api/v2/agent/{agentId}/chat", wrapper.ChatByID).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/v1/turns/{turnId}/events", wrapper.TurnEvents).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/accounts", wrapper.ListAccounts).Methods(http.MethodGet)
 

@@ -35,6 +35,7 @@ type operation struct {
 	bodyRequired bool
 	idempotent   bool // takes an Idempotency-Key
 	chat         bool
+	streams      bool       // may answer with a stream, and then takes as long as the turn
 	logAnswer    bool       // whether the request log keeps the answer's body
 	secrets      [][]string // paths of the fields of bodies that never reach the request log
 }
@@ -115,6 +116,7 @@ func (op *operation) read() error {
 		op.secrets = append(op.secrets, secretPaths(op.body, nil)...)
 	}
 	for _, response := range op.spec.Responses.Map() {
+		op.streams = op.streams || response.Value.Content["text/event-stream"] != nil
 		for _, media := range response.Value.Content {
 			op.secrets = append(op.secrets, secretPaths(media.Schema.Value, nil)...)
 		}
