@@ -31,6 +31,51 @@ func (e AgentStatus) Valid() bool {
 	}
 }
 
+// Defines values for CompletionObject.
+const (
+	ChatCompletion CompletionObject = "chat.completion"
+)
+
+// Valid indicates whether the value is a known member of the CompletionObject enum.
+func (e CompletionObject) Valid() bool {
+	switch e {
+	case ChatCompletion:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CompletionChoiceFinishReason.
+const (
+	Stop CompletionChoiceFinishReason = "stop"
+)
+
+// Valid indicates whether the value is a known member of the CompletionChoiceFinishReason enum.
+func (e CompletionChoiceFinishReason) Valid() bool {
+	switch e {
+	case Stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CompletionMessageRole.
+const (
+	CompletionMessageRoleAssistant CompletionMessageRole = "assistant"
+)
+
+// Valid indicates whether the value is a known member of the CompletionMessageRole enum.
+func (e CompletionMessageRole) Valid() bool {
+	switch e {
+	case CompletionMessageRoleAssistant:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConversationStatsGroupBy.
 const (
 	ConversationStatsGroupByAgent ConversationStatsGroupBy = "agent"
@@ -195,16 +240,16 @@ func (e LiveStatus) Valid() bool {
 
 // Defines values for MessageRole.
 const (
-	Assistant MessageRole = "assistant"
-	User      MessageRole = "user"
+	MessageRoleAssistant MessageRole = "assistant"
+	MessageRoleUser      MessageRole = "user"
 )
 
 // Valid indicates whether the value is a known member of the MessageRole enum.
 func (e MessageRole) Valid() bool {
 	switch e {
-	case Assistant:
+	case MessageRoleAssistant:
 		return true
-	case User:
+	case MessageRoleUser:
 		return true
 	default:
 		return false
@@ -229,6 +274,36 @@ func (e MessageStatus) Valid() bool {
 	case Failed:
 		return true
 	case Received:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ModelObject.
+const (
+	ModelObjectModel ModelObject = "model"
+)
+
+// Valid indicates whether the value is a known member of the ModelObject enum.
+func (e ModelObject) Valid() bool {
+	switch e {
+	case ModelObjectModel:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ModelListObject.
+const (
+	List ModelListObject = "list"
+)
+
+// Valid indicates whether the value is a known member of the ModelListObject enum.
+func (e ModelListObject) Valid() bool {
+	switch e {
+	case List:
 		return true
 	default:
 		return false
@@ -607,6 +682,54 @@ type ChatReply struct {
 	// Response Examples: Atendemos de 9 a 18.
 	Response string `json:"response"`
 	Usage    Usage  `json:"usage"`
+}
+
+// Completion defines model for Completion.
+type Completion struct {
+	Choices []CompletionChoice `json:"choices"`
+	Created int64              `json:"created"`
+
+	// ID Examples: chatcmpl-turn_q5kzc3mqwbb2xk5cvfbfx2sk5u
+	ID string `json:"id"`
+
+	// Metadata conversation_id, turn_id, message_id, and the provider's model.
+	Metadata map[string]string `json:"metadata"`
+
+	// Model As it was asked for.
+	Model  string           `json:"model"`
+	Object CompletionObject `json:"object"`
+	Usage  CompletionUsage  `json:"usage"`
+}
+
+// CompletionObject defines model for Completion.Object.
+type CompletionObject string
+
+// CompletionChoice defines model for CompletionChoice.
+type CompletionChoice struct {
+	FinishReason CompletionChoiceFinishReason `json:"finish_reason"`
+	Index        int                          `json:"index"`
+	Logprobs     any                          `json:"logprobs"`
+	Message      CompletionMessage            `json:"message"`
+}
+
+// CompletionChoiceFinishReason defines model for CompletionChoice.FinishReason.
+type CompletionChoiceFinishReason string
+
+// CompletionMessage defines model for CompletionMessage.
+type CompletionMessage struct {
+	Content string                `json:"content"`
+	Refusal any                   `json:"refusal"`
+	Role    CompletionMessageRole `json:"role"`
+}
+
+// CompletionMessageRole defines model for CompletionMessage.Role.
+type CompletionMessageRole string
+
+// CompletionUsage defines model for CompletionUsage.
+type CompletionUsage struct {
+	CompletionTokens int64 `json:"completion_tokens"`
+	PromptTokens     int64 `json:"prompt_tokens"`
+	TotalTokens      int64 `json:"total_tokens"`
 }
 
 // Conversation defines model for Conversation.
@@ -1029,6 +1152,34 @@ type MessageStatus string
 // Examples: {"team":"ventas"}
 type Metadata map[string]string
 
+// Model defines model for Model.
+type Model struct {
+	Created int64 `json:"created"`
+
+	// ID The agent's slug.
+	//
+	// Examples: agente-de-ventas
+	ID     string      `json:"id"`
+	Object ModelObject `json:"object"`
+
+	// OwnedBy The agent's account.
+	//
+	// Examples: acc_q5kzc3mqwbb2xk5cvfbfx2sk5u
+	OwnedBy string `json:"owned_by"`
+}
+
+// ModelObject defines model for Model.Object.
+type ModelObject string
+
+// ModelList defines model for ModelList.
+type ModelList struct {
+	Data   []Model         `json:"data"`
+	Object ModelListObject `json:"object"`
+}
+
+// ModelListObject defines model for ModelList.Object.
+type ModelListObject string
+
 // OpenedAccount defines model for OpenedAccount.
 type OpenedAccount struct {
 	// CreatedAt RFC 3339, UTC, with milliseconds.
@@ -1186,6 +1337,9 @@ type BadRequestApplicationJSON = ErrorEnvelope
 // BadRequestApplicationProblemPlusJSON RFC 9457.
 type BadRequestApplicationProblemPlusJSON = ProblemDetails
 
+// CompletionReply defines model for CompletionReply.
+type CompletionReply = Completion
+
 // ConflictApplicationJSON defines model for Conflict.
 type ConflictApplicationJSON = ErrorEnvelope
 
@@ -1260,6 +1414,9 @@ type UnsupportedMediaTypeApplicationProblemPlusJSON = ProblemDetails
 
 // Chat `message` and `query` are one field under two names; exactly one of them is sent.
 type Chat = ChatRequest
+
+// CompletionAsked defines model for CompletionAsked.
+type CompletionAsked = CompletionRequest
 
 // ListAccountsParams defines parameters for ListAccounts.
 type ListAccountsParams struct {
@@ -1509,6 +1666,18 @@ type ChatByIDParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ChatCompletionParams defines parameters for ChatCompletion.
+type ChatCompletionParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ChatCompletionOnHostParams defines parameters for ChatCompletionOnHost.
+type ChatCompletionOnHostParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // OpenAccountJSONRequestBody defines body for OpenAccount for application/json ContentType.
 type OpenAccountJSONRequestBody = AccountOpen
 
@@ -1538,6 +1707,12 @@ type ChatStreamOnHostJSONRequestBody = ChatRequest
 
 // ChatByIDJSONRequestBody defines body for ChatByID for application/json ContentType.
 type ChatByIDJSONRequestBody = ChatRequest
+
+// ChatCompletionJSONRequestBody defines body for ChatCompletion for application/json ContentType.
+type ChatCompletionJSONRequestBody = CompletionRequest
+
+// ChatCompletionOnHostJSONRequestBody defines body for ChatCompletionOnHost for application/json ContentType.
+type ChatCompletionOnHostJSONRequestBody = CompletionRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1649,12 +1824,24 @@ type ServerInterface interface {
 	// GetLive Whether the process runs
 	// (GET /livez)
 	GetLive(w http.ResponseWriter, r *http.Request)
+	// ChatCompletion OpenAI's chat completions; model is an agent's id or slug
+	// (POST /openai/v1/chat/completions)
+	ChatCompletion(w http.ResponseWriter, r *http.Request, params ChatCompletionParams)
+	// ListModels The agents that the key reaches, as models
+	// (GET /openai/v1/models)
+	ListModels(w http.ResponseWriter, r *http.Request)
 	// GetOpenAPI This document
 	// (GET /openapi.json)
 	GetOpenAPI(w http.ResponseWriter, r *http.Request)
 	// GetReady Whether chat can be served, found out by real queries, and what is degraded
 	// (GET /readyz)
 	GetReady(w http.ResponseWriter, r *http.Request)
+	// ChatCompletionOnHost OpenAI's chat completions, with the agent of this host
+	// (POST /v1/chat/completions)
+	ChatCompletionOnHost(w http.ResponseWriter, r *http.Request, params ChatCompletionOnHostParams)
+	// ListModelsOnHost The agent of this host as a model
+	// (GET /v1/models)
+	ListModelsOnHost(w http.ResponseWriter, r *http.Request)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -3449,6 +3636,61 @@ func (siw *ServerInterfaceWrapper) GetLive(w http.ResponseWriter, r *http.Reques
 	handler.ServeHTTP(w, r)
 }
 
+// ChatCompletion operation middleware
+func (siw *ServerInterfaceWrapper) ChatCompletion(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatCompletionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChatCompletion(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListModels operation middleware
+func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListModels(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetOpenAPI operation middleware
 func (siw *ServerInterfaceWrapper) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
 
@@ -3468,6 +3710,61 @@ func (siw *ServerInterfaceWrapper) GetReady(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetReady(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ChatCompletionOnHost operation middleware
+func (siw *ServerInterfaceWrapper) ChatCompletionOnHost(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatCompletionOnHostParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChatCompletionOnHost(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListModelsOnHost operation middleware
+func (siw *ServerInterfaceWrapper) ListModelsOnHost(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListModelsOnHost(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3597,6 +3894,14 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/v2/agent/{agentId}/chat", wrapper.ChatByID).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/v1/turns/{turnId}/events", wrapper.TurnEvents).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/v1/chat/completions", wrapper.ChatCompletionOnHost).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/v1/models", wrapper.ListModelsOnHost).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/openai/v1/chat/completions", wrapper.ChatCompletion).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/openai/v1/models", wrapper.ListModels).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/accounts", wrapper.ListAccounts).Methods(http.MethodGet)
 

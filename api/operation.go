@@ -35,6 +35,7 @@ type operation struct {
 	bodyRequired bool
 	idempotent   bool // takes an Idempotency-Key
 	chat         bool
+	openAI       bool       // speaks OpenAI's API
 	streams      bool       // may answer with a stream, and then takes as long as the turn
 	logAnswer    bool       // whether the request log keeps the answer's body
 	secrets      [][]string // paths of the fields of bodies that never reach the request log
@@ -98,6 +99,7 @@ func (op *operation) read() error {
 	default:
 		return fmt.Errorf("x-nido-host is %q", host)
 	}
+	op.openAI = op.spec.Extensions["x-nido-openai"] == true
 	op.logAnswer = op.spec.Extensions["x-nido-log-answer"] != false
 	for _, parameter := range op.parameters {
 		switch {

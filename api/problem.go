@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/nidohq/nido/commands"
@@ -147,6 +148,12 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case entry.Retryable && entry.Status != 499 && header.Get("Retry-After") == "":
 		header.Set("Retry-After", "1")
 	}
+	if x.op != nil && x.op.openAI { // OpenAI's clients go by these where they are in doubt
+		header.Set("X-Should-Retry", strconv.FormatBool(entry.Retryable))
+		if seconds := header.Get("Retry-After"); seconds != "" && header.Get("Retry-After-Ms") == "" {
+			header.Set("Retry-After-Ms", seconds+"000")
+		}
+	}
 	header.Add("Vary", "Accept, Accept-Language")
 	body, contentType := s.envelope(r, x, entry, p)
 	header.Set("Content-Type", contentType)
@@ -154,14 +161,14 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // failure is the envelope of an error that comes in the middle of a stream, where no status can be told any more.
-func (s *Server) failure(r *http.Request, err error) ErrorEnvelope {
+func (s *Server) failure(r *http.Request, turn followed, err error) ErrorEnvelope {
 	x, p := exchangeOf(r), explain(context.WithoutCancel(r.Context()), err)
 	entry, ok := entries[p.Code]
 	if !ok {
 		entry = entries["internal_error"]
 	}
 	x.record.ErrorCode = entry.Code
-	if entry.Status >= http.StatusInternalServerError {
+	if entry.Status >= http.StatusInternalServerError && turn.live != nil { // else it has been logged where it failed
 		s.logger.ErrorContext(r.Context(), "turn failed", "request", x.id, "code", entry.Code, "error", cmp.Or[error](p.cause, p))
 	}
 	return s.ourEnvelope(r, x, entry, p)

@@ -173,7 +173,7 @@ func (t *turnEvents) end(end commands.TurnEnd) error {
 	case errors.Is(end.Err, commands.ErrClientGone):
 		name = "turn.cancelled"
 	case end.Err != nil:
-		name, data = "turn.failed", t.server.failure(t.r, end.Err)
+		name, data = "turn.failed", t.server.failure(t.r, t.turn, end.Err)
 	}
 	if err := t.append("end", name, data); err != nil {
 		return err

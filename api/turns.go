@@ -87,11 +87,6 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, turnID string) {
 	s.stream(w, r, turn, 0, s.dialect(w, r, turn))
 }
 
-// dialect is what the request's route speaks.
-func (s *Server) dialect(w http.ResponseWriter, r *http.Request, turn followed) dialect {
-	return newTurnEvents(s, w, r, turn, true)
-}
-
 // lastSeen reads the id of the last event that arrived.
 func lastSeen(turn string, last *string) (from int, over bool, err error) {
 	if last == nil {

@@ -81,8 +81,11 @@ type Turn struct {
 	Instructions string            // of the client, behind the agent's own
 	Given        []Message         // what was said before as the client tells it, instead of the history; nil for the history
 	Stop         []string          // where the model shall stop
-	Streamed     bool              // its text is followed while it comes
-	Continue     bool              // it goes on where its client leaves
+	Temperature  *float64          // instead of the agent's
+	// MaxOutputTokens bounds the reply, within what the agent's settings allow.
+	MaxOutputTokens *int
+	Streamed        bool // its text is followed while it comes
+	Continue        bool // it goes on where its client leaves
 }
 
 // SealedMessage is an earlier message as the read model has it.
@@ -226,6 +229,12 @@ func (o *opening) newPrompt() (Prompt, error) {
 	prompt := Prompt{
 		Model: settings.Model, Instructions: settings.Instructions, Temperature: settings.Temperature,
 		MaxOutputTokens: settings.MaxOutputTokens, Stop: o.turn.Stop,
+	}
+	if o.turn.Temperature != nil {
+		prompt.Temperature = o.turn.Temperature
+	}
+	if asked, own := o.turn.MaxOutputTokens, settings.MaxOutputTokens; asked != nil && (own == nil || *asked < *own) {
+		prompt.MaxOutputTokens = asked
 	}
 	if o.turn.Instructions != "" {
 		prompt.Instructions = strings.TrimSpace(prompt.Instructions + "\n\n" + o.turn.Instructions)

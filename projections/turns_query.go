@@ -15,7 +15,7 @@ type Turn struct {
 	Stream         domain.StreamID
 	Agent          string
 	ConversationID domain.Sealed // the client's id
-	Received       time.Time     // of its message; the zero time once it has ended
+	Received       time.Time     // of its message, or the last thing that is known to lie close behind that
 	End            *Message      // nil while it is open
 }
 
@@ -44,7 +44,7 @@ func (c Conversations) FindTurn(ctx context.Context, account, turn string) (Turn
 		return found, nil
 	}
 	end := row.message()
-	found.End = &end
+	found.End, found.Received = &end, end.At.Add(-end.FullReply)
 	return found, nil
 }
 

@@ -229,7 +229,7 @@ func TestStreams(t *testing.T) {
 		var replied, waited atomic.Int32
 		body := map[string]any{"query": "think", "conversationId": "cincuenta"}
 		chat := func(c *client) answer {
-			got, err := c.do(t.Context(), "POST", "/api/v2/agent/"+s.agent.ID+"/chat", body, "Idempotency-Key", "fifty more")
+			got, err := c.do(t.Context(), "POST", "/api/v2/agent/"+s.agent.ID+"/chat", body, "Idempotency-Key", "fifty-more")
 			if err != nil {
 				t.Error(err)
 			}
