@@ -64,7 +64,7 @@ func (k *keeper) add(ctx context.Context, live *Live) {
 
 // forget notes that a turn's end holds its text now.
 func (k *keeper) forget(ctx context.Context, live *Live) {
-	if live.keeper == nil {
+	if live.keep == nil {
 		return
 	}
 	k.mu.Lock()

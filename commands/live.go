@@ -20,11 +20,10 @@ type Live struct {
 	StartedAt      time.Time
 	DataKey        DataKey
 
-	stop   context.CancelCauseFunc // ends the upstream call
-	over   chan struct{}           // closed when nobody works on the turn any more
-	untie  func() bool
-	keeper *keeper         // nil: text may be shown unkept
-	ctx    context.Context // of the keeper's work; its values only
+	stop  context.CancelCauseFunc // ends the upstream call
+	over  chan struct{}           // closed when nobody works on the turn any more
+	untie func() bool
+	keep  func() // has the text kept, which is shown then; nil shows it at once
 
 	mu      sync.Mutex
 	text    strings.Builder
@@ -83,7 +82,7 @@ func (l *Live) open(ctx context.Context, keeper *keeper, streamed bool) {
 	defer l.mu.Unlock()
 	l.begun = true
 	if streamed && keeper.texts != nil {
-		l.keeper, l.ctx = keeper, ctx
+		l.keep = func() { keeper.add(ctx, l) }
 	}
 	l.advance()
 }
@@ -100,12 +99,12 @@ func (l *Live) Say(piece string) {
 func (l *Live) advance() {
 	switch {
 	case !l.begun || l.text.Len() == l.shown || l.ended != nil:
-	case l.keeper == nil:
+	case l.keep == nil:
 		l.shown = l.text.Len()
 		l.announce()
 	case !l.dirty:
 		l.dirty = true
-		l.keeper.add(l.ctx, l)
+		l.keep()
 	}
 }
 
