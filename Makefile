@@ -19,10 +19,15 @@ run: setup build
 
 # test checks the code and then runs everything on real engines in a directory of its own; each package takes its own
 # databases and topics.
-test: setup build lint fresh
+test: setup build lint fresh test/sdk/node_modules/.package-lock.json
 	go vet ./...
 	@data="$$(mktemp -d)" && trap 'rm -rf "$$data"' EXIT && \
 	bin/nido engines --data "$$data/engines" -- go test -race -timeout 20m ./...
+
+# The official clients that the end-to-end tests let talk to agents.
+test/sdk/node_modules/.package-lock.json: test/sdk/package-lock.json
+	cd test/sdk && npm ci --ignore-scripts --prefer-offline
+	@touch $@
 
 # lint also breaks each import rule on purpose.
 lint: $(lint_tool)

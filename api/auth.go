@@ -51,7 +51,7 @@ func (s *Server) authenticate(r *http.Request, op *operation) error {
 	}
 	x := exchangeOf(r)
 	x.key = key
-	if op.chat {
+	if op.chat && r.Header.Get(idempotencyHeader) == "" { // else the key must be known before the stored answer is
 		return nil
 	}
 	caller, err := s.config.Callers.Authenticate(r.Context(), key.PublicID)

@@ -60,7 +60,7 @@ func (c *capture) Write(part []byte) (int, error) {
 	if c.status == 0 {
 		c.status = http.StatusOK
 	}
-	if room := maxLoggedBytes + logMargin - len(c.body); room > 0 && c.x.caller.Account != "" {
+	if room := maxLoggedBytes + logMargin - len(c.body); room > 0 && c.x.caller.Account != "" && !c.x.streams {
 		c.body = append(c.body, part[:min(room, len(part))]...)
 	}
 	written, err := c.ResponseWriter.Write(part)
@@ -85,6 +85,9 @@ func (c *capture) finish() {
 		record.RequestBody = logged(c.x.body, int64(len(c.x.body)), op.secrets)
 	}
 	if op.logAnswer {
+		if c.x.streams { // its last event says it all
+			c.body = c.x.said
+		}
 		record.ResponseBody = logged(c.body, c.bytes, op.secrets)
 	}
 	c.server.config.RequestLog.Record(*record)

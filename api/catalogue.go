@@ -55,6 +55,8 @@ var catalogue = []Entry{
 		"Its id is `key_…`; `GET /api/keys` lists them."},
 	{"conversation_not_found", http.StatusNotFound, NotFoundError, false, "There is no such conversation.", "No existe esa conversación.",
 		"Say `?agentId=` as well where the client chose the conversation's id."},
+	{"turn_not_found", http.StatusNotFound, NotFoundError, false, "There is no such turn.", "No existe ese turno.",
+		"Its id is in every event of its stream, in front of the colon. It may have been erased with its conversation."},
 	{"log_not_found", http.StatusNotFound, NotFoundError, false, "The log has no such request.", "El registro no tiene esa solicitud.",
 		"Requests appear in the log within seconds; those without a known key are not kept."},
 

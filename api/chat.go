@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -22,13 +23,16 @@ type ChatRequest struct {
 	Query          *string   `json:"query,omitempty"`
 	ConversationID *string   `json:"conversationId,omitempty"`
 	Streaming      *bool     `json:"streaming,omitempty"`
+	OnDisconnect   *string   `json:"onDisconnect,omitempty"`
 	Metadata       *Metadata `json:"metadata,omitempty"`
 }
 
 // Turns runs turns.
 type Turns interface {
-	// Send returns the reply once it is durable; commands.ErrStale asks for another look and another try.
-	Send(ctx context.Context, meta commands.Meta, turn commands.Turn) (commands.Reply, error)
+	// Begin returns once the message has been accepted; commands.ErrStale asks for another look and another try.
+	Begin(ctx context.Context, meta commands.Meta, turn commands.Turn) (*commands.Live, error)
+	// Running returns a turn that runs on this node, nil if it does not.
+	Running(turn string) *commands.Live
 }
 
 // ChatQueries answers what a turn begins with.
@@ -45,16 +49,21 @@ const (
 )
 
 // ChatOnHost implements ServerInterface.
-func (s *Server) ChatOnHost(w http.ResponseWriter, r *http.Request) {
-	s.chat(w, r, projections.Admission{Slug: exchangeOf(r).slug})
+func (s *Server) ChatOnHost(w http.ResponseWriter, r *http.Request, _ ChatOnHostParams) {
+	s.chat(w, r, projections.Admission{Slug: exchangeOf(r).slug}, false)
+}
+
+// ChatStreamOnHost implements ServerInterface.
+func (s *Server) ChatStreamOnHost(w http.ResponseWriter, r *http.Request, _ ChatStreamOnHostParams) {
+	s.chat(w, r, projections.Admission{Slug: exchangeOf(r).slug}, true)
 }
 
 // ChatByID implements ServerInterface.
-func (s *Server) ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID) {
-	s.chat(w, r, projections.Admission{AgentID: agentID})
+func (s *Server) ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID, _ ChatByIDParams) {
+	s.chat(w, r, projections.Admission{AgentID: agentID}, false)
 }
 
-func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Admission) {
+func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Admission, streamed bool) {
 	x := exchangeOf(r)
 	x.refused = true // until the turn is accepted
 	in, err := decode[ChatRequest](x)
@@ -65,46 +74,75 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 		s.refuse(w, r, err)
 		return
 	}
-	reply, err := s.turn(r, to, in)
-	s.recordTurn(x, reply, err)
-	s.answer(w, r, http.StatusOK, ChatReply{
-		Response: reply.Text, ConversationID: reply.ConversationID, MessageID: reply.MessageID, AgentID: x.record.AgentID,
-		Model: reply.Model, Usage: Usage(reply.Usage), CreatedAt: Timestamp(reply.CreatedAt),
-	}, err)
+	streamed = streamed || or(in.Streaming, false)
+	turn, err := s.begin(r, to, or(in.ConversationID, x.inputs.ID("conv")), commands.Turn{
+		Text: or(in.Message, or(in.Query, "")), Metadata: or(in.Metadata, nil), Streamed: streamed,
+		Continue: or(in.OnDisconnect, "cancel") == "continue" || r.Header.Get(idempotencyHeader) != "",
+	})
+	switch {
+	case err != nil:
+		s.refuse(w, r, err)
+	case streamed:
+		s.stream(w, r, turn, 0, newTurnEvents(s, w, r, turn, true))
+	default:
+		reply, err := s.reply(r, turn)
+		s.answer(w, r, http.StatusOK, ChatReply{
+			Response: reply.Text, ConversationID: reply.ConversationID, MessageID: reply.MessageID, AgentID: turn.agent,
+			Model: reply.Model, Usage: Usage(reply.Usage), CreatedAt: Timestamp(reply.CreatedAt),
+		}, err)
+	}
 }
 
-// turn asks and sends, again where others' commits came in between.
-func (s *Server) turn(r *http.Request, to projections.Admission, in ChatRequest) (commands.Reply, error) {
+// begin asks and opens the turn, again where others' commits came in between. Where the same request opened it before,
+// it is that turn which is followed.
+func (s *Server) begin(r *http.Request, to projections.Admission, conversation string, turn commands.Turn) (followed, error) {
 	x := exchangeOf(r)
-	conversation := or(in.ConversationID, x.inputs.ID("conv"))
 	to.PublicID, to.Mac, to.Command = x.key.PublicID, s.config.Keyring.Index(conversation), x.inputs.Command("receive")
 	for attempt := 1; ; attempt++ {
 		admitted, err := s.admitted(r, to)
 		if err != nil {
-			return commands.Reply{}, err
+			return followed{}, err
 		}
 		if admitted.Snapshot.Version > 0 {
 			x.record.ConversationID, x.record.Owner = conversation, string(admitted.Stream)
 		}
-		turn := commands.Turn{
-			Conversation: conversation, Mac: to.Mac, Snapshot: admitted.Snapshot, AgentID: admitted.Agent.ID,
-			Settings: admitted.Agent.Settings, Text: or(in.Message, or(in.Query, "")), Metadata: or(in.Metadata, nil),
+		if admitted.Snapshot.Committed > 0 {
+			x.refused = false
+			return s.find(r, x.inputs.ID("turn"))
 		}
+		turn.Conversation, turn.Mac, turn.Snapshot = conversation, to.Mac, admitted.Snapshot
+		turn.AgentID, turn.Settings, turn.History = admitted.Agent.ID, admitted.Agent.Settings, nil
 		for _, said := range admitted.History {
 			turn.History = append(turn.History, commands.SealedMessage{Role: commands.Role(said.Role), Text: said.Text})
 		}
 		if turn.DataKey, err = s.dataKey(admitted.Key); err != nil {
-			return commands.Reply{}, err
+			return followed{}, err
 		}
-		reply, err := s.config.Turns.Send(r.Context(), x.meta(r), turn)
-		if _, failed := errors.AsType[*commands.ModelError](err); err == nil || failed || errors.Is(err, commands.ErrClientGone) {
+		live, err := s.config.Turns.Begin(r.Context(), x.meta(r), turn)
+		if err == nil {
 			x.record.ConversationID, x.record.Owner = conversation, string(admitted.Stream)
+			if live.DataKey != nil {
+				x.record.Sealer = live.DataKey
+			}
 			x.refused = false
+			return ofThisNode(live), nil
 		}
 		if attempt == maxTurnAttempts || !errors.Is(err, commands.ErrStale) {
-			return reply, err
+			return followed{}, err
 		}
 	}
+}
+
+// reply waits for the turn's end. A client that goes away ends the turn by itself, or wants it to go on.
+func (s *Server) reply(r *http.Request, turn followed) (commands.Reply, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.config.ChatTimeout)
+	defer cancel()
+	step, err := turn.Next(ctx, math.MaxInt, nil)
+	if err != nil {
+		return commands.Reply{}, err
+	}
+	exchangeOf(r).ended(*step.End)
+	return step.End.Reply, step.End.Err
 }
 
 // admitted asks the question and lets the message in, or not. A key that is missing or wrong is told so before anything
@@ -151,17 +189,6 @@ func (s *Server) dataKey(found *projections.WrappedKey) (commands.DataKey, error
 		return nil, fmt.Errorf("unwrap data key %s: %w", found.ID, err)
 	}
 	return key, nil
-}
-
-func (s *Server) recordTurn(x *exchange, reply commands.Reply, err error) {
-	if err != nil {
-		return
-	}
-	x.record.Model, x.record.FirstToken = reply.Model, reply.FirstReply
-	x.record.InputTokens, x.record.OutputTokens = reply.Usage.InputTokens, reply.Usage.OutputTokens
-	if reply.DataKey != nil {
-		x.record.Sealer = reply.DataKey
-	}
 }
 
 // worthAnswering refuses a message of nothing but space.

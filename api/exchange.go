@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
+	"errors"
 	"net/http"
 	"time"
 
@@ -25,10 +26,14 @@ type exchange struct {
 	key     apikey.Key // as it was presented; it prints without its secret
 	caller  projections.Caller
 	inputs  commands.Inputs
-	body    []byte      // of the request, once it has been read
-	header  http.Header // of the answer
-	counted bool        // against the limits
-	refused bool        // a chat that was not accepted: nothing of what it said is kept
+	body    []byte            // of the request, once it has been read
+	header  http.Header       // of the answer
+	counted bool              // against the limits
+	refused bool              // a chat that was not accepted: nothing of what it said is kept
+	begun   func(turn string) // called once a streamed turn has been accepted, nil where nobody wants to know
+	failed  bool              // the turn had an end that was no reply
+	said    []byte            // of a stream: what the request log has as the answer
+	streams bool              // the answer is a stream
 	record  projections.Request
 }
 
@@ -49,6 +54,14 @@ func (x *exchange) meta(r *http.Request) commands.Meta {
 		Trace:   traceparent(r.Header),
 		Inputs:  x.inputs,
 	}
+}
+
+// ended notes how a turn came out.
+func (x *exchange) ended(end commands.TurnEnd) {
+	x.record.Model, x.record.FirstToken = end.Reply.Model, end.Reply.FirstReply
+	x.record.InputTokens, x.record.OutputTokens = end.Reply.Usage.InputTokens, end.Reply.Usage.OutputTokens
+	_, x.failed = errors.AsType[*commands.ModelError](end.Err)
+	x.failed = x.failed || errors.Is(end.Err, commands.ErrClientGone)
 }
 
 // traceparent is the client's trace context, if it has the form of one.

@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -44,6 +46,8 @@ type Idempotency interface {
 	// Abandon says that there is no answer worth keeping: the next request with this key starts at once, with the same
 	// inputs.
 	Abandon(ctx context.Context, account, caller, key string) error
+	// Forget says that the request came to nothing, for good: the next one with this key is a new one.
+	Forget(ctx context.Context, account, caller, key string) error
 }
 
 const (
@@ -56,6 +60,42 @@ const (
 	settleFirst, settleMax = 100 * time.Millisecond, 5 * time.Second
 )
 
+// attempt is one run of a request under an Idempotency-Key.
+type attempt struct {
+	server               *Server
+	r                    *http.Request
+	account, caller, key string
+	settled              bool
+}
+
+// settle keeps what came of it, or gives it up; where the store cannot be reached, behind the answer, until it can.
+func (a *attempt) settle(what func(ctx context.Context, account, caller, key string) error) {
+	a.settled = true
+	do := func(ctx context.Context) error { return what(ctx, a.account, a.caller, a.key) }
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), settleTimeout)
+	defer cancel()
+	if err := do(ctx); err != nil {
+		id := exchangeOf(a.r).id
+		a.server.logger.WarnContext(ctx, "answer to an idempotent request not settled; trying again", "request", id, "error", err)
+		go a.server.settleLater(context.WithoutCancel(ctx), id, do)
+	}
+}
+
+func (a *attempt) finish(answer Recorded) {
+	a.settle(func(ctx context.Context, account, caller, key string) error {
+		return a.server.config.Idempotency.Finish(ctx, account, caller, key, answer)
+	})
+}
+
+// giveUp lets the next request begin: from the same inputs, or anew where the turn that they made has failed.
+func (a *attempt) giveUp() {
+	if exchangeOf(a.r).failed {
+		a.settle(a.server.config.Idempotency.Forget)
+		return
+	}
+	a.settle(a.server.config.Idempotency.Abandon)
+}
+
 // once runs a handler, under the client's Idempotency-Key if there is one.
 func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handler) {
 	x, key := exchangeOf(r), r.Header.Get(idempotencyHeader)
@@ -63,8 +103,9 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		handler.ServeHTTP(w, r)
 		return
 	}
-	account, caller := x.caller.Account, x.caller.PublicID
-	inputs, replay, err := s.config.Idempotency.Begin(r.Context(), account, caller, key, fingerprint(r, x.body), x.inputs)
+	streamed := x.op.streams && wantsStream(x)
+	try := &attempt{server: s, r: r, account: x.caller.Account, caller: x.caller.PublicID, key: key}
+	inputs, replay, err := s.beginOnce(try, x, streamed)
 	switch {
 	case err != nil:
 		s.refuse(w, r, err)
@@ -74,30 +115,21 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		return
 	}
 	x.inputs = inputs
-	held := &heldAnswer{header: w.Header()}
-	settled := false
-	settle := func(do func(ctx context.Context) error) {
-		settled = true
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), settleTimeout)
-		defer cancel()
-		if err := do(ctx); err != nil {
-			s.logger.WarnContext(ctx, "answer to an idempotent request not settled; trying again", "request", x.id, "error", err)
-			go s.settleLater(context.WithoutCancel(ctx), x.id, do)
-		}
-	}
-	abandon := func(ctx context.Context) error { return s.config.Idempotency.Abandon(ctx, account, caller, key) }
 	defer func() {
-		if !settled { // the handler panicked
-			settle(abandon)
+		if !try.settled { // the handler panicked
+			try.giveUp()
 		}
 	}()
+	if streamed {
+		s.streamOnce(w, r, try, handler)
+		return
+	}
+	held := &heldAnswer{header: w.Header()}
 	handler.ServeHTTP(held, r)
 	if held.worthKeeping(x.record.ErrorCode) {
-		settle(func(ctx context.Context) error {
-			return s.config.Idempotency.Finish(ctx, account, caller, key, held.recorded())
-		})
+		try.finish(held.recorded())
 	} else {
-		settle(abandon)
+		try.giveUp()
 	}
 	if held.status == http.StatusNoContent {
 		w.WriteHeader(held.status)
@@ -127,6 +159,51 @@ func (s *Server) settleLater(ctx context.Context, request string, do func(ctx co
 	}
 }
 
+// beginOnce notes the request. A stream waits until the turn of the first one is accepted, to follow it.
+func (s *Server) beginOnce(try *attempt, x *exchange, streamed bool) (commands.Inputs, *Recorded, error) {
+	ctx, cancel := context.WithTimeout(try.r.Context(), attachTimeout)
+	defer cancel()
+	for {
+		inputs, replay, err := s.config.Idempotency.Begin(try.r.Context(), try.account, try.caller, try.key, fingerprint(try.r, x.body), x.inputs)
+		if !streamed || !errors.Is(err, ErrInFlight) {
+			return inputs, replay, err
+		}
+		select {
+		case <-ctx.Done():
+			return inputs, replay, err
+		case <-time.After(attachPause):
+		}
+	}
+}
+
+const (
+	// attachTimeout bounds the wait for the acceptance of the turn that a repeated stream follows.
+	attachTimeout = 10 * time.Second
+	attachPause   = 50 * time.Millisecond
+)
+
+// streamOnce sends a stream whose repetitions follow the same turn. What is kept of it is the turn's id, from the moment
+// it is accepted; so they find it while it runs, and on every node. A turn that fails before its stream's eyes is forgotten.
+func (s *Server) streamOnce(w http.ResponseWriter, r *http.Request, try *attempt, handler http.Handler) {
+	x := exchangeOf(r)
+	x.begun = func(turn string) {
+		try.finish(Recorded{Status: http.StatusOK, ContentType: "text/event-stream", Body: []byte(turn)})
+	}
+	handler.ServeHTTP(w, r)
+	if x.failed {
+		try.giveUp()
+	}
+}
+
+// wantsStream reports whether a chat's body asks for events.
+func wantsStream(x *exchange) bool {
+	var body struct {
+		Streaming bool `json:"streaming"` // ours
+		Stream    bool `json:"stream"`    // OpenAI's
+	}
+	return x.op.id == "chatStreamOnHost" || json.Unmarshal(x.body, &body) == nil && (body.Streaming || body.Stream)
+}
+
 func (s *Server) replay(w http.ResponseWriter, r *http.Request, first *Recorded) {
 	for name, value := range first.Headers {
 		w.Header().Set(name, value)
@@ -135,6 +212,10 @@ func (s *Server) replay(w http.ResponseWriter, r *http.Request, first *Recorded)
 		w.Header().Set("Content-Type", first.ContentType)
 	}
 	w.Header().Set("Idempotent-Replayed", "true")
+	if first.ContentType == "text/event-stream" {
+		s.follow(w, r, string(first.Body))
+		return
+	}
 	if first.Status == http.StatusNoContent {
 		w.WriteHeader(first.Status)
 		return

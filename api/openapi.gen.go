@@ -31,6 +31,51 @@ func (e AgentStatus) Valid() bool {
 	}
 }
 
+// Defines values for CompletionObject.
+const (
+	ChatCompletion CompletionObject = "chat.completion"
+)
+
+// Valid indicates whether the value is a known member of the CompletionObject enum.
+func (e CompletionObject) Valid() bool {
+	switch e {
+	case ChatCompletion:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CompletionChoiceFinishReason.
+const (
+	Stop CompletionChoiceFinishReason = "stop"
+)
+
+// Valid indicates whether the value is a known member of the CompletionChoiceFinishReason enum.
+func (e CompletionChoiceFinishReason) Valid() bool {
+	switch e {
+	case Stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CompletionMessageRole.
+const (
+	CompletionMessageRoleAssistant CompletionMessageRole = "assistant"
+)
+
+// Valid indicates whether the value is a known member of the CompletionMessageRole enum.
+func (e CompletionMessageRole) Valid() bool {
+	switch e {
+	case CompletionMessageRoleAssistant:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConversationStatsGroupBy.
 const (
 	ConversationStatsGroupByAgent ConversationStatsGroupBy = "agent"
@@ -195,16 +240,16 @@ func (e LiveStatus) Valid() bool {
 
 // Defines values for MessageRole.
 const (
-	Assistant MessageRole = "assistant"
-	User      MessageRole = "user"
+	MessageRoleAssistant MessageRole = "assistant"
+	MessageRoleUser      MessageRole = "user"
 )
 
 // Valid indicates whether the value is a known member of the MessageRole enum.
 func (e MessageRole) Valid() bool {
 	switch e {
-	case Assistant:
+	case MessageRoleAssistant:
 		return true
-	case User:
+	case MessageRoleUser:
 		return true
 	default:
 		return false
@@ -229,6 +274,36 @@ func (e MessageStatus) Valid() bool {
 	case Failed:
 		return true
 	case Received:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ModelObject.
+const (
+	ModelObjectModel ModelObject = "model"
+)
+
+// Valid indicates whether the value is a known member of the ModelObject enum.
+func (e ModelObject) Valid() bool {
+	switch e {
+	case ModelObjectModel:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ModelListObject.
+const (
+	List ModelListObject = "list"
+)
+
+// Valid indicates whether the value is a known member of the ModelListObject enum.
+func (e ModelListObject) Valid() bool {
+	switch e {
+	case List:
 		return true
 	default:
 		return false
@@ -607,6 +682,54 @@ type ChatReply struct {
 	// Response Examples: Atendemos de 9 a 18.
 	Response string `json:"response"`
 	Usage    Usage  `json:"usage"`
+}
+
+// Completion defines model for Completion.
+type Completion struct {
+	Choices []CompletionChoice `json:"choices"`
+	Created int64              `json:"created"`
+
+	// ID Examples: chatcmpl-turn_q5kzc3mqwbb2xk5cvfbfx2sk5u
+	ID string `json:"id"`
+
+	// Metadata conversation_id, turn_id, message_id, and the provider's model.
+	Metadata map[string]string `json:"metadata"`
+
+	// Model As it was asked for.
+	Model  string           `json:"model"`
+	Object CompletionObject `json:"object"`
+	Usage  CompletionUsage  `json:"usage"`
+}
+
+// CompletionObject defines model for Completion.Object.
+type CompletionObject string
+
+// CompletionChoice defines model for CompletionChoice.
+type CompletionChoice struct {
+	FinishReason CompletionChoiceFinishReason `json:"finish_reason"`
+	Index        int                          `json:"index"`
+	Logprobs     any                          `json:"logprobs"`
+	Message      CompletionMessage            `json:"message"`
+}
+
+// CompletionChoiceFinishReason defines model for CompletionChoice.FinishReason.
+type CompletionChoiceFinishReason string
+
+// CompletionMessage defines model for CompletionMessage.
+type CompletionMessage struct {
+	Content string                `json:"content"`
+	Refusal any                   `json:"refusal"`
+	Role    CompletionMessageRole `json:"role"`
+}
+
+// CompletionMessageRole defines model for CompletionMessage.Role.
+type CompletionMessageRole string
+
+// CompletionUsage defines model for CompletionUsage.
+type CompletionUsage struct {
+	CompletionTokens int64 `json:"completion_tokens"`
+	PromptTokens     int64 `json:"prompt_tokens"`
+	TotalTokens      int64 `json:"total_tokens"`
 }
 
 // Conversation defines model for Conversation.
@@ -1063,6 +1186,34 @@ type MessageStatus string
 // Examples: {"team":"ventas"}
 type Metadata map[string]string
 
+// Model defines model for Model.
+type Model struct {
+	Created int64 `json:"created"`
+
+	// ID The agent's slug.
+	//
+	// Examples: agente-de-ventas
+	ID     string      `json:"id"`
+	Object ModelObject `json:"object"`
+
+	// OwnedBy The agent's account.
+	//
+	// Examples: acc_q5kzc3mqwbb2xk5cvfbfx2sk5u
+	OwnedBy string `json:"owned_by"`
+}
+
+// ModelObject defines model for Model.Object.
+type ModelObject string
+
+// ModelList defines model for ModelList.
+type ModelList struct {
+	Data   []Model         `json:"data"`
+	Object ModelListObject `json:"object"`
+}
+
+// ModelListObject defines model for ModelList.Object.
+type ModelListObject string
+
 // OpenedAccount defines model for OpenedAccount.
 type OpenedAccount struct {
 	// CreatedAt RFC 3339, UTC, with milliseconds.
@@ -1160,6 +1311,15 @@ type Slug = string
 // Examples: 2026-03-14T15:09:26.535Z
 type Timestamp = Time
 
+// TurnEventStream Server-sent events: TurnStarted, MessageDelta, then TurnReply (completed, cancelled) or ErrorEnvelope (failed), then `[DONE]`. It begins with `retry: 2000`; a comment `: ping` comes every 10 seconds.
+//
+// Examples: retry: 2000
+//
+// id: turn_q5kz:0
+// event: turn.started
+// data: {}
+type TurnEventStream = string
+
 // Usage defines model for Usage.
 type Usage struct {
 	// InputTokens Examples: 42
@@ -1193,6 +1353,9 @@ type Limit = int
 // To Examples: 2026-04-01T00:00:00Z
 type To = time.Time
 
+// TurnID Examples: turn_q5kzc3mqwbb2xk5cvfbfx2sk5u
+type TurnID = string
+
 // Version Examples: 3
 type Version = int
 
@@ -1207,6 +1370,9 @@ type BadRequestApplicationJSON = ErrorEnvelope
 
 // BadRequestApplicationProblemPlusJSON RFC 9457.
 type BadRequestApplicationProblemPlusJSON = ProblemDetails
+
+// CompletionReply defines model for CompletionReply.
+type CompletionReply = Completion
 
 // ConflictApplicationJSON defines model for Conflict.
 type ConflictApplicationJSON = ErrorEnvelope
@@ -1288,6 +1454,9 @@ type UnsupportedMediaTypeApplicationProblemPlusJSON = ProblemDetails
 
 // Chat `message` and `query` are one field under two names; exactly one of them is sent.
 type Chat = ChatRequest
+
+// CompletionAsked defines model for CompletionAsked.
+type CompletionAsked = CompletionRequest
 
 // ListAccountsParams defines parameters for ListAccounts.
 type ListAccountsParams struct {
@@ -1519,6 +1688,42 @@ type ConversationStatsParams struct {
 // ConversationStatsParamsGroupBy defines parameters for ConversationStats.
 type ConversationStatsParamsGroupBy string
 
+// ChatOnHostParams defines parameters for ChatOnHost.
+type ChatOnHostParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ChatStreamOnHostParams defines parameters for ChatStreamOnHost.
+type ChatStreamOnHostParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TurnEventsParams defines parameters for TurnEvents.
+type TurnEventsParams struct {
+	// LastEventID The id of the last event that arrived; the next ones follow.
+	LastEventID *string `json:"Last-Event-ID,omitempty"`
+}
+
+// ChatByIDParams defines parameters for ChatByID.
+type ChatByIDParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ChatCompletionParams defines parameters for ChatCompletion.
+type ChatCompletionParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ChatCompletionOnHostParams defines parameters for ChatCompletionOnHost.
+type ChatCompletionOnHostParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // OpenAccountJSONRequestBody defines body for OpenAccount for application/json ContentType.
 type OpenAccountJSONRequestBody = AccountOpen
 
@@ -1546,8 +1751,17 @@ type RotateKeyJSONRequestBody = KeyRotate
 // ChatOnHostJSONRequestBody defines body for ChatOnHost for application/json ContentType.
 type ChatOnHostJSONRequestBody = ChatRequest
 
+// ChatStreamOnHostJSONRequestBody defines body for ChatStreamOnHost for application/json ContentType.
+type ChatStreamOnHostJSONRequestBody = ChatRequest
+
 // ChatByIDJSONRequestBody defines body for ChatByID for application/json ContentType.
 type ChatByIDJSONRequestBody = ChatRequest
+
+// ChatCompletionJSONRequestBody defines body for ChatCompletion for application/json ContentType.
+type ChatCompletionJSONRequestBody = CompletionRequest
+
+// ChatCompletionOnHostJSONRequestBody defines body for ChatCompletionOnHost for application/json ContentType.
+type ChatCompletionOnHostJSONRequestBody = CompletionRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1646,22 +1860,40 @@ type ServerInterface interface {
 	ConversationStats(w http.ResponseWriter, r *http.Request, params ConversationStatsParams)
 	// ChatOnHost Send a message to the agent of this host
 	// (POST /api/v1/chat)
-	ChatOnHost(w http.ResponseWriter, r *http.Request)
+	ChatOnHost(w http.ResponseWriter, r *http.Request, params ChatOnHostParams)
+	// ChatStreamOnHost Send a message to the agent of this host and follow the reply
+	// (POST /api/v1/chat/stream)
+	ChatStreamOnHost(w http.ResponseWriter, r *http.Request, params ChatStreamOnHostParams)
+	// TurnEvents Follow a turn from where a stream broke off
+	// (GET /api/v1/turns/{turnId}/events)
+	TurnEvents(w http.ResponseWriter, r *http.Request, turnID TurnID, params TurnEventsParams)
 	// ChatByID Send a message to an agent by its id
 	// (POST /api/v2/agent/{agentId}/chat)
-	ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID)
+	ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID, params ChatByIDParams)
 	// GetErrors What each error code means, in Markdown
 	// (GET /errors)
 	GetErrors(w http.ResponseWriter, r *http.Request)
 	// GetLive Whether the process runs
 	// (GET /livez)
 	GetLive(w http.ResponseWriter, r *http.Request)
+	// ChatCompletion OpenAI's chat completions; model is an agent's id or slug
+	// (POST /openai/v1/chat/completions)
+	ChatCompletion(w http.ResponseWriter, r *http.Request, params ChatCompletionParams)
+	// ListModels The agents that the key reaches, as models
+	// (GET /openai/v1/models)
+	ListModels(w http.ResponseWriter, r *http.Request)
 	// GetOpenAPI This document
 	// (GET /openapi.json)
 	GetOpenAPI(w http.ResponseWriter, r *http.Request)
 	// GetReady Whether chat can be served, found out by real queries, and what is degraded
 	// (GET /readyz)
 	GetReady(w http.ResponseWriter, r *http.Request)
+	// ChatCompletionOnHost OpenAI's chat completions, with the agent of this host
+	// (POST /v1/chat/completions)
+	ChatCompletionOnHost(w http.ResponseWriter, r *http.Request, params ChatCompletionOnHostParams)
+	// ListModelsOnHost The agent of this host as a model
+	// (GET /v1/models)
+	ListModelsOnHost(w http.ResponseWriter, r *http.Request)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -3299,8 +3531,126 @@ func (siw *ServerInterfaceWrapper) ConversationStats(w http.ResponseWriter, r *h
 // ChatOnHost operation middleware
 func (siw *ServerInterfaceWrapper) ChatOnHost(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatOnHostParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ChatOnHost(w, r)
+		siw.Handler.ChatOnHost(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ChatStreamOnHost operation middleware
+func (siw *ServerInterfaceWrapper) ChatStreamOnHost(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatStreamOnHostParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChatStreamOnHost(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TurnEvents operation middleware
+func (siw *ServerInterfaceWrapper) TurnEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "turnId" -------------
+	var turnID TurnID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "turnId", mux.Vars(r)["turnId"], &turnID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "turnId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TurnEventsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Last-Event-ID" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Last-Event-ID")]; found {
+		var LastEventID string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Last-Event-ID", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Last-Event-ID", valueList[0], &LastEventID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Last-Event-ID", Err: err})
+			return
+		}
+
+		params.LastEventID = &LastEventID
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TurnEvents(w, r, turnID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3325,8 +3675,32 @@ func (siw *ServerInterfaceWrapper) ChatByID(w http.ResponseWriter, r *http.Reque
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatByIDParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ChatByID(w, r, agentID)
+		siw.Handler.ChatByID(w, r, agentID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3364,6 +3738,61 @@ func (siw *ServerInterfaceWrapper) GetLive(w http.ResponseWriter, r *http.Reques
 	handler.ServeHTTP(w, r)
 }
 
+// ChatCompletion operation middleware
+func (siw *ServerInterfaceWrapper) ChatCompletion(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatCompletionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChatCompletion(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListModels operation middleware
+func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListModels(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetOpenAPI operation middleware
 func (siw *ServerInterfaceWrapper) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
 
@@ -3383,6 +3812,61 @@ func (siw *ServerInterfaceWrapper) GetReady(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetReady(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ChatCompletionOnHost operation middleware
+func (siw *ServerInterfaceWrapper) ChatCompletionOnHost(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChatCompletionOnHostParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChatCompletionOnHost(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListModelsOnHost operation middleware
+func (siw *ServerInterfaceWrapper) ListModelsOnHost(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListModelsOnHost(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3507,7 +3991,19 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/v1/chat", wrapper.ChatOnHost).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/api/v1/chat/stream", wrapper.ChatStreamOnHost).Methods(http.MethodPost)
+
 	r.HandleFunc(options.BaseURL+"/api/v2/agent/{agentId}/chat", wrapper.ChatByID).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/v1/turns/{turnId}/events", wrapper.TurnEvents).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/v1/chat/completions", wrapper.ChatCompletionOnHost).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/v1/models", wrapper.ListModelsOnHost).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/openai/v1/chat/completions", wrapper.ChatCompletion).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/openai/v1/models", wrapper.ListModels).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/accounts", wrapper.ListAccounts).Methods(http.MethodGet)
 

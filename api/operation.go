@@ -35,6 +35,8 @@ type operation struct {
 	bodyRequired bool
 	idempotent   bool // takes an Idempotency-Key
 	chat         bool
+	openAI       bool       // speaks OpenAI's API
+	streams      bool       // may answer with a stream, and then takes as long as the turn
 	logAnswer    bool       // whether the request log keeps the answer's body
 	secrets      [][]string // paths of the fields of bodies that never reach the request log
 }
@@ -97,6 +99,7 @@ func (op *operation) read() error {
 	default:
 		return fmt.Errorf("x-nido-host is %q", host)
 	}
+	op.openAI = op.spec.Extensions["x-nido-openai"] == true
 	op.logAnswer = op.spec.Extensions["x-nido-log-answer"] != false
 	for _, parameter := range op.parameters {
 		switch {
@@ -115,6 +118,7 @@ func (op *operation) read() error {
 		op.secrets = append(op.secrets, secretPaths(op.body, nil)...)
 	}
 	for _, response := range op.spec.Responses.Map() {
+		op.streams = op.streams || response.Value.Content["text/event-stream"] != nil
 		for _, media := range response.Value.Content {
 			op.secrets = append(op.secrets, secretPaths(media.Schema.Value, nil)...)
 		}

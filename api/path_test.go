@@ -21,7 +21,7 @@ import (
 func sample(op *operation, key string) request {
 	ids := map[string]string{"agents": "agt_1", "keys": "key_abcdefghijkl", "accounts": "acc_2", "conversations": "conv-123"}
 	path := strings.ReplaceAll(op.route, "{id}", ids[strings.Split(op.route, "/")[min(2, strings.Count(op.route, "/"))]])
-	path = strings.NewReplacer("{agentId}", "agt_1", "{version}", "1", "{requestId}", "req_1").Replace(path)
+	path = strings.NewReplacer("{agentId}", "agt_1", "{version}", "1", "{requestId}", "req_1", "{turnId}", "turn_1").Replace(path)
 	in := request{method: op.method, path: path, key: key}
 	if !op.onManagement {
 		in.host = "ventas.nido.test:8080"
@@ -29,7 +29,10 @@ func sample(op *operation, key string) request {
 	in.body = map[string]string{
 		"createAgent": `{"name":"Agente de Ventas","instructions":"Sos un asistente de ventas amable...","model":"gpt-4o-mini"}`, "configureAgent": `{"name":"Otro","temperature":null}`,
 		"openAccount": `{"name":"Sol","plan":"pro"}`, "changeAccount": `{"plan":"free"}`, "issueKey": `{"name":"web","scopes":["chat"]}`,
-		"chatOnHost": `{"message":"Hello!"}`, "chatByID": `{"query":"¿Cuáles son los horarios de atención?","conversationId":"conv-123","streaming":false}`,
+		"chatOnHost": `{"message":"Hello!"}`, "chatStreamOnHost": `{"message":"Hello!"}`,
+		"chatCompletionOnHost": `{"messages":[{"role":"user","content":"Hello!"}],"tools":[]}`,
+		"chatCompletion":       `{"model":"ventas","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":[{"type":"text","text":"Hello!"}]}]}`,
+		"chatByID":             `{"query":"¿Cuáles son los horarios de atención?","conversationId":"conv-123","streaming":false}`,
 	}[op.id]
 	return in
 }
@@ -123,7 +126,9 @@ func TestAnInvalidRequestNamesTheField(t *testing.T) {
 		{"POST", chat, `{"message":"a","query":"b"}`, "message"},
 		{"POST", chat, `{"conversationId":"c"}`, "message"},
 		{"POST", chat, `{"query":"   "}`, "query"},
-		{"POST", chat, `{"query":"a","streaming":true}`, "streaming"},
+		{"POST", chat, `{"query":"a","streaming":"yes"}`, "streaming"},
+		{"POST", chat, `{"query":"a","onDisconnect":"stay"}`, "onDisconnect"},
+		{"GET", "/api/v1/turns/turn_1/events?from=3", "", "from"},
 		{"POST", chat, `{"query":"a","conversationId":"no spaces"}`, "conversationId"},
 		{"POST", chat, `{"query":"a","temperature":1}`, "temperature"},
 		{"GET", "/api/agents?limit=1000", "", "limit"},

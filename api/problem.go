@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/nidohq/nido/commands"
@@ -148,10 +149,30 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case entry.Retryable && entry.Status != 499 && header.Get("Retry-After") == "":
 		header.Set("Retry-After", "1")
 	}
+	if x.op != nil && x.op.openAI { // OpenAI's clients go by these where they are in doubt
+		header.Set("X-Should-Retry", strconv.FormatBool(entry.Retryable))
+		if seconds := header.Get("Retry-After"); seconds != "" && header.Get("Retry-After-Ms") == "" {
+			header.Set("Retry-After-Ms", seconds+"000")
+		}
+	}
 	header.Add("Vary", "Accept, Accept-Language")
 	body, contentType := s.envelope(r, x, entry, p)
 	header.Set("Content-Type", contentType)
 	s.write(w, r, entry.Status, body)
+}
+
+// failure is the envelope of an error that comes in the middle of a stream, where no status can be told any more.
+func (s *Server) failure(r *http.Request, turn followed, err error) ErrorEnvelope {
+	x, p := exchangeOf(r), explain(context.WithoutCancel(r.Context()), err)
+	entry, ok := entries[p.Code]
+	if !ok {
+		entry = entries["internal_error"]
+	}
+	x.record.ErrorCode = entry.Code
+	if entry.Status >= http.StatusInternalServerError && turn.live != nil { // else it has been logged where it failed
+		s.logger.ErrorContext(r.Context(), "turn failed", "request", x.id, "code", entry.Code, "error", cmp.Or[error](p.cause, p))
+	}
+	return s.ourEnvelope(r, x, entry, p)
 }
 
 // challenge is RFC 6750's: without a key there is nothing wrong with one.
@@ -163,8 +184,23 @@ func challenge(code string) string {
 }
 
 func (s *Server) envelope(r *http.Request, x *exchange, entry Entry, p *Problem) (body any, contentType string) {
-	language, message := language(r.Header.Get("Accept-Language")), cmp.Or(p.English, entry.English)
-	if language == "es" {
+	ours := s.ourEnvelope(r, x, entry, p)
+	if !wantsProblem(r.Header.Get("Accept")) {
+		return ours, "application/json"
+	}
+	title := entry.English
+	if language(r.Header.Get("Accept-Language")) == "es" {
+		title = entry.Spanish
+	}
+	return ProblemDetails{
+		Type: ours.Error.DocURL, Title: title, Status: entry.Status, Detail: ours.Error.Message, Instance: "urn:nido:request:" + x.id,
+		Code: entry.Code, Param: ours.Error.Param, Details: ours.Error.Details, RequestID: x.id, Retryable: entry.Retryable,
+	}, "application/problem+json"
+}
+
+func (s *Server) ourEnvelope(r *http.Request, x *exchange, entry Entry, p *Problem) ErrorEnvelope {
+	message := cmp.Or(p.English, entry.English)
+	if language(r.Header.Get("Accept-Language")) == "es" {
 		message = cmp.Or(p.Spanish, entry.Spanish)
 		if p.Spanish == "" && p.Field != "" {
 			message = strings.TrimSuffix(message, ".") + ": " + p.Field + "."
@@ -178,21 +214,10 @@ func (s *Server) envelope(r *http.Request, x *exchange, entry Entry, p *Problem)
 	if p.Field != "" {
 		param, details["field"] = &p.Field, p.Field
 	}
-	url := s.config.PublicURL + "/errors#" + entry.Code
-	if wantsProblem(r.Header.Get("Accept")) {
-		title := entry.English
-		if language == "es" {
-			title = entry.Spanish
-		}
-		return ProblemDetails{
-			Type: url, Title: title, Status: entry.Status, Detail: message, Instance: "urn:nido:request:" + x.id,
-			Code: entry.Code, Param: param, Details: details, RequestID: x.id, Retryable: entry.Retryable,
-		}, "application/problem+json"
-	}
 	return ErrorEnvelope{Error: ErrorBody{
 		Code: entry.Code, Message: message, Type: entry.Type, Param: param, Details: details,
-		RequestID: x.id, Retryable: entry.Retryable, DocURL: url,
-	}}, "application/json"
+		RequestID: x.id, Retryable: entry.Retryable, DocURL: s.config.PublicURL + "/errors#" + entry.Code,
+	}}
 }
 
 // wantsProblem reports whether the client names RFC 9457's type.

@@ -165,12 +165,12 @@ var errClosed = errors.New("the node does not serve this, or not yet")
 // deadline bounds how long a route may take. A turn bounds itself: to it, a context that ends is a client that left.
 func (s *Server) deadline(w http.ResponseWriter, r *http.Request, op *operation) (context.Context, context.CancelFunc) {
 	limit := s.config.RouteTimeout
-	if op.chat {
+	if op.chat || op.streams {
 		limit = s.config.ChatTimeout
 	}
 	// A response writer without deadlines belongs to a test: there is no connection to bound.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + 10*time.Second))
-	if op.chat {
+	if op.chat || op.streams {
 		return context.WithCancel(r.Context())
 	}
 	return context.WithTimeout(r.Context(), limit)

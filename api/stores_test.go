@@ -43,12 +43,43 @@ func (w *world) Admit(_ context.Context, admission projections.Admission) (proje
 	return found, nil
 }
 
-func (w *world) Send(ctx context.Context, meta commands.Meta, turn commands.Turn) (commands.Reply, error) {
+type turnsOf struct{ *world }
+
+func (w turnsOf) Begin(ctx context.Context, meta commands.Meta, turn commands.Turn) (*commands.Live, error) {
 	w.mu.Lock()
 	w.turns, w.metas = append(w.turns, turn), append(w.metas, meta)
 	send := w.send
 	w.mu.Unlock()
-	return send(ctx, turn)
+	reply, err := send(ctx, turn)
+	_, failed := errors.AsType[*commands.ModelError](err)
+	if err != nil && !failed && !errors.Is(err, commands.ErrClientGone) {
+		return nil, err
+	}
+	live := commands.NewLive(meta.Inputs.ID("turn"), turn.Conversation, turn.AgentID, reply.MessageID, noon)
+	live.DataKey = plainKey("dk_1")
+	live.Say(reply.Text)
+	live.End(reply, err)
+	return live, nil
+}
+
+func (w turnsOf) Running(string) *commands.Live { return nil }
+
+func (w *world) FindTurn(_ context.Context, account, turn string) (projections.Turn, error) {
+	found, ok := w.found[turn]
+	if !ok || account != "acc_1" {
+		return projections.Turn{}, projections.ErrNotFound
+	}
+	return found, nil
+}
+
+func (w *world) Read(_ context.Context, turn string, from int) ([]commands.TurnPiece, error) {
+	var pieces []commands.TurnPiece
+	for _, piece := range w.pieces[turn] {
+		if piece.Offset+len(piece.Text.Data) > from {
+			pieces = append(pieces, piece)
+		}
+	}
+	return pieces, nil
 }
 
 func (w *world) Record(request projections.Request) {
@@ -113,6 +144,11 @@ func (l limiterOf) Admit(_ context.Context, request quota.Request) (quota.Verdic
 
 func (l limiterOf) Standing(_ context.Context, request quota.Request) ([]quota.Standing, error) {
 	return l.verdict(request).Standings, nil
+}
+
+func (w *world) Forget(_ context.Context, account, caller, key string) error {
+	delete(w.kept, account+caller+key)
+	return nil
 }
 
 type accountsOf struct{ *world }

@@ -47,7 +47,7 @@ func validate(r *http.Request, op *operation, body []byte) error {
 
 // validateQuery refuses parameters that the operation does not have: a filter that is misspelt must not list everything.
 func validateQuery(r *http.Request, op *operation) error {
-	if r.URL.RawQuery == "" {
+	if r.URL.RawQuery == "" || op.openAI {
 		return nil
 	}
 	parameters, err := url.ParseQuery(r.URL.RawQuery)

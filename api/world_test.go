@@ -19,6 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
@@ -48,6 +49,8 @@ type world struct {
 	send    func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
 	counted []quota.Request
 	verdict func(quota.Request) quota.Verdict
+	found   map[string]projections.Turn
+	pieces  map[string][]commands.TurnPiece
 	fail    error // what every command answers
 	kept    map[string]*keptAnswer
 	panics  bool
@@ -66,7 +69,7 @@ type keptAnswer struct {
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, logged: &bytes.Buffer{}, callers: map[string]projections.Caller{}, agents: map[string]projections.Agent{},
-		kept: map[string]*keptAnswer{}, ready: true,
+		kept: map[string]*keptAnswer{}, found: map[string]projections.Turn{}, pieces: map[string][]commands.TurnPiece{}, ready: true,
 	}
 	w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
 		return commands.Reply{MessageID: "msg_1", ConversationID: turn.Conversation, Text: "hello back", Model: "echo", CreatedAt: noon, DataKey: plainKey("dk_1")}, nil
@@ -81,8 +84,8 @@ func newWorld(t *testing.T) *world {
 	server, err := New(Config{
 		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
-		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: w,
-		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w},
+		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w},
+		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, TurnQueries: w, TurnTexts: w,
 		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w,
 	})
 	if err != nil {
@@ -96,6 +99,13 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.server = server
+	w.found["turn_1"] = projections.Turn{
+		Stream: "conversation-agt_1.mac", Agent: "agt_1", ConversationID: domain.Sealed{Key: "dk_1", Data: []byte("conv-123")},
+		End: &projections.Message{
+			ID: "msg_2", Turn: "turn_1", Role: projections.RoleAssistant, Outcome: projections.Completed, Model: "echo", At: noon,
+			Text: domain.Sealed{Key: "dk_1", Data: []byte("¡Hola, Ana!")},
+		},
+	}
 	w.agents["agt_1"] = projections.Agent{
 		ID: "agt_1", Account: "acc_1", Slug: "ventas", Status: agent.Active, Version: 1,
 		Settings: agent.Settings{Name: "Ventas", Model: "echo"}, CreatedAt: noon, ChangedAt: noon,

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nidohq/nido/domain"
@@ -20,14 +22,18 @@ import (
 // reads again and sends again.
 var ErrStale = errors.New("the conversation moved on")
 
-// ErrClientGone is the cancellation cause of a turn whose client went away.
+// ErrClientGone is why a turn was cancelled: its client went away.
 var ErrClientGone = errors.New("the client went away")
+
+// errClientGone is the cancellation cause behind it, which everybody who knows contexts understands.
+var errClientGone = fmt.Errorf("%w: %w", ErrClientGone, context.Canceled)
 
 // ChatConfig is what a chat needs to know.
 type ChatConfig struct {
 	Boot         string        // this process' boot id, which its turns carry
 	TotalTimeout time.Duration // of a turn; past it anybody may end it. Default 5 minutes
 	EndTimeout   time.Duration // for getting an end accepted while the client waits. Default 15 seconds
+	Texts        TurnTexts     // where streamed text is kept before it is shown; nil shows it unkept
 	Clock        Clock         // default time.Now
 	Logger       *slog.Logger
 }
@@ -38,6 +44,8 @@ type Chat struct {
 	handler  Handler[conversation.Command, conversation.Event, conversation.State]
 	keyring  Keyring
 	model    Model
+	keeper   *keeper
+	turns    *turns
 	closings *closings
 }
 
@@ -55,7 +63,7 @@ func NewChat(config ChatConfig, store Store, keyring Keyring, model Model) *Chat
 	return &Chat{
 		ChatConfig: config,
 		handler:    Handler[conversation.Command, conversation.Event, conversation.State]{Store: store, Aggregate: conversation.Aggregate},
-		keyring:    keyring, model: model, closings: &closings{cancels: map[int]context.CancelFunc{}},
+		keyring:    keyring, model: model, keeper: newKeeper(config.Texts, config.Logger), turns: newTurns(), closings: &closings{cancels: map[int]context.CancelFunc{}},
 	}
 }
 
@@ -70,6 +78,14 @@ type Turn struct {
 	Settings     agent.Settings
 	Text         string
 	Metadata     map[string]string // kept with a new conversation
+	Instructions string            // of the client, behind the agent's own
+	Given        []Message         // what was said before as the client tells it, instead of the history; nil for the history
+	Stop         []string          // where the model shall stop
+	Temperature  *float64          // instead of the agent's
+	// MaxOutputTokens bounds the reply, within what the agent's settings allow.
+	MaxOutputTokens *int
+	Streamed        bool // its text is followed while it comes
+	Continue        bool // it goes on where its client leaves
 }
 
 // SealedMessage is an earlier message as the read model has it.
@@ -93,35 +109,57 @@ type Reply struct {
 
 // Send runs one turn and answers once its end has been accepted. It returns a *domain.Refusal (conversation_busy),
 // ErrStale, a *ModelError, or an error that wraps ErrUnknownOutcome or ErrUnavailable. A cancelled context ends the
-// upstream call and, with it, the turn.
+// upstream call and, with it, the turn, unless the turn is to continue.
 func (c *Chat) Send(ctx context.Context, meta Meta, turn Turn) (Reply, error) {
-	open, err := c.prepare(ctx, meta, turn)
+	live, err := c.Begin(ctx, meta, turn)
 	if err != nil {
 		return Reply{}, err
 	}
-	upstream, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	upstream, expire := context.WithTimeout(upstream, c.TotalTimeout)
-	defer expire()
-	generated := make(chan generation, 1)
-	go func() { generated <- generate(upstream, c.model, open.prompt, c.Clock) }()
+	return live.wait()
+}
 
+// Begin opens a turn and returns once its message has been accepted; the turn goes on by itself from there. Its errors
+// are those of Send, up to the acceptance.
+func (c *Chat) Begin(ctx context.Context, meta Meta, turn Turn) (*Live, error) {
+	open, err := c.prepare(ctx, meta, turn)
+	if err != nil {
+		return nil, err
+	}
 	// The message is durable whether or not its client still waits.
-	accepted, err := c.handler.Commit(context.WithoutCancel(ctx), open.decision.Commit)
-	switch {
-	case err != nil:
+	background := context.WithoutCancel(ctx)
+	upstream, stop := context.WithCancelCause(background)
+	live := open.newLive(stop)
+	if !turn.Continue {
+		live.tie(ctx)
+	}
+	accepted := make(chan bool, 1)
+	go func() {
+		defer close(live.over)
+		defer stop(nil)
+		upstream, expire := context.WithTimeout(upstream, c.TotalTimeout)
+		defer expire()
+		said := generate(upstream, c.model, open.prompt, c.Clock, live.Say)
+		if <-accepted {
+			c.finish(background, open, live, said)
+		}
+	}()
+	won, err := c.handler.Commit(background, open.decision.Commit)
+	if err == nil && !won {
+		err = ErrStale
+	}
+	if err != nil {
 		stop(err)
-		<-generated
+		accepted <- false
+		<-live.over
 		if errors.Is(err, ErrUnknownOutcome) { // else the message has not left: there is nothing to end, nor to look for
 			c.abandon(ctx, open)
 		}
-		return Reply{}, err
-	case !accepted:
-		stop(ErrStale)
-		<-generated
-		return Reply{}, ErrStale
+		return nil, err
 	}
-	return c.close(ctx, open, <-generated)
+	c.turns.add(live)
+	live.open(background, c.keeper, turn.Streamed)
+	accepted <- true
+	return live, nil
 }
 
 // opening is a turn that has been decided and not been ended.
@@ -190,8 +228,22 @@ func (o *opening) newPrompt() (Prompt, error) {
 	settings := o.turn.Settings
 	prompt := Prompt{
 		Model: settings.Model, Instructions: settings.Instructions, Temperature: settings.Temperature,
-		MaxOutputTokens: settings.MaxOutputTokens, Messages: make([]Message, 0, len(o.turn.History)+1),
+		MaxOutputTokens: settings.MaxOutputTokens, Stop: o.turn.Stop,
 	}
+	if o.turn.Temperature != nil {
+		prompt.Temperature = o.turn.Temperature
+	}
+	if asked, own := o.turn.MaxOutputTokens, settings.MaxOutputTokens; asked != nil && (own == nil || *asked < *own) {
+		prompt.MaxOutputTokens = asked
+	}
+	if o.turn.Instructions != "" {
+		prompt.Instructions = strings.TrimSpace(prompt.Instructions + "\n\n" + o.turn.Instructions)
+	}
+	if o.turn.Given != nil {
+		prompt.Messages = append(slices.Clone(o.turn.Given), Message{Role: User, Text: o.turn.Text})
+		return prompt, nil
+	}
+	prompt.Messages = make([]Message, 0, len(o.turn.History)+1)
 	for _, earlier := range o.turn.History {
 		plain, err := o.key.Open(earlier.Text)
 		if err != nil {

@@ -16,31 +16,54 @@ import (
 // Interrupted is the code of a turn that was ended because nobody worked on it any more.
 const Interrupted = "interrupted"
 
-// close gives an accepted turn its end, and answers once that is accepted.
-func (c *Chat) close(ctx context.Context, open *opening, said generation) (Reply, error) {
-	end, failure := c.end(ctx, open, said)
+// finish gives an accepted turn its end, and tells whoever follows or waits for it once that is accepted.
+func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said generation) {
+	end, failure := c.end(open, said)
 	known := Known[conversation.State]{State: open.decision.State, Version: open.decision.Version}
-	waiting, giveUp := context.WithTimeout(context.WithoutCancel(ctx), c.EndTimeout)
+	patience := c.EndTimeout
+	if open.turn.Streamed { // its readers can wait: an end that they were told would be their last word
+		patience = c.TotalTimeout
+	}
+	waiting, giveUp := context.WithTimeout(ctx, patience)
 	defer giveUp()
+	live.closing(giveUp)
 	err := c.untilAccepted(waiting, open, &known, end)
+	reply := Reply{
+		Turn: open.id, MessageID: open.replyID(), ConversationID: open.turn.Conversation, Text: said.text, Model: said.model,
+		Usage: said.usage, FirstReply: said.first, CreatedAt: endedAt(end), DataKey: open.key,
+	}
+	c.turns.drop(live)
 	switch refusal, refused := errors.AsType[*domain.Refusal](err); {
 	case refused && refusal.Code == "turn_closed":
-		// Only a sweeper ends another's turn, and only as interrupted.
-		return Reply{}, &ModelError{Code: Interrupted, Retryable: true, Err: err}
+		// Only a sweeper ends another's turn, and only as interrupted, with what had been shown.
+		live.close(reply, &ModelError{Code: Interrupted, Retryable: true, Err: err})
 	case err != nil:
 		c.later(ctx, open, end)
-		return Reply{}, err
+		live.close(reply, err)
+		return
 	case failure != nil:
-		return Reply{}, failure
+		live.End(reply, failure)
+	default:
+		live.End(reply, nil)
 	}
-	return Reply{
-		Turn: open.id, MessageID: open.replyID(), ConversationID: open.turn.Conversation, Text: said.text, Model: said.model,
-		Usage: said.usage, FirstReply: said.first, CreatedAt: end.(conversation.Complete).At, DataKey: open.key,
-	}, nil
+	c.keeper.forget(ctx, live)
+}
+
+// endedAt is the time of an end.
+func endedAt(end conversation.Command) time.Time {
+	switch end := end.(type) {
+	case conversation.Complete:
+		return end.At
+	case conversation.Fail:
+		return end.At
+	case conversation.Cancel:
+		return end.At
+	}
+	return time.Time{}
 }
 
 // end says what a generation means for its turn, and what its caller gets to hear if it is not a reply.
-func (c *Chat) end(ctx context.Context, open *opening, said generation) (conversation.Command, error) {
+func (c *Chat) end(open *opening, said generation) (conversation.Command, error) {
 	now := c.Clock().UTC().Truncate(time.Microsecond)
 	text := open.key.Seal([]byte(said.text))
 	failed := func(code string) conversation.Command {
@@ -55,10 +78,12 @@ func (c *Chat) end(ctx context.Context, open *opening, said generation) (convers
 			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage,
 			FirstReply: said.first, FullReply: said.full, At: now,
 		}}, nil
-	case ctx.Err() != nil:
+	case errors.Is(said.err, ErrClientGone):
 		return conversation.Cancel{ReplyCancelled: conversation.ReplyCancelled{
 			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage, At: now,
 		}}, ErrClientGone
+	case errors.Is(said.err, errStopping):
+		return failed(Interrupted), &ModelError{Code: Interrupted, Retryable: true, Err: said.err}
 	case errors.Is(said.err, context.DeadlineExceeded):
 		return failed("upstream_timeout"), &ModelError{Code: "upstream_timeout", Retryable: true, Err: said.err}
 	case ok:
@@ -162,6 +187,28 @@ func (c *closings) start(ctx context.Context, limit time.Duration, work func(con
 	})
 }
 
+// errStopping is the cancellation cause of turns that outlast the process.
+var errStopping = errors.New("the process stops")
+
+// Drain waits until no turn is running. When the context ends, it ends those that are left as interrupted, so that
+// whoever follows them is told.
+func (c *Chat) Drain(ctx context.Context) {
+	for _, live := range c.turns.all() {
+		select {
+		case <-live.over:
+		case <-ctx.Done():
+			live.stop(errStopping)
+		}
+	}
+	for _, live := range c.turns.all() {
+		live.stop(errStopping)
+		select {
+		case <-live.over:
+		case <-time.After(c.EndTimeout):
+		}
+	}
+}
+
 // Close gives up the ends that are still being tried and waits for that; the sweeper takes over.
 func (c *Chat) Close() {
 	c.closings.mu.Lock()
@@ -170,5 +217,11 @@ func (c *Chat) Close() {
 		cancel()
 	}
 	c.closings.mu.Unlock()
+	for _, live := range c.turns.all() {
+		live.stop(errStopping)
+		live.giveUp()
+		<-live.over
+	}
 	c.closings.running.Wait()
+	c.keeper.close()
 }

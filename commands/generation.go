@@ -25,7 +25,8 @@ type generation struct {
 	err   error         // nil, a *ModelError, or the context's cause
 }
 
-func generate(ctx context.Context, model Model, prompt Prompt, clock Clock) generation {
+// generate asks the model, and hands each piece on as it comes.
+func generate(ctx context.Context, model Model, prompt Prompt, clock Clock, say func(string)) generation {
 	var text strings.Builder
 	result := generation{model: prompt.Model}
 	start := clock()
@@ -37,7 +38,10 @@ func generate(ctx context.Context, model Model, prompt Prompt, clock Clock) gene
 		if chunk.Text != "" && text.Len() == 0 {
 			result.first = clock().Sub(start)
 		}
-		text.WriteString(chunk.Text)
+		if chunk.Text != "" {
+			text.WriteString(chunk.Text)
+			say(chunk.Text)
+		}
 		result.model = cmp.Or(chunk.Model, result.model)
 		if chunk.Usage != nil {
 			result.usage = *chunk.Usage

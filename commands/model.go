@@ -22,6 +22,7 @@ type Prompt struct {
 	Instructions    string
 	Temperature     *float64
 	MaxOutputTokens *int
+	Stop            []string // texts before which the reply ends
 	Messages        []Message
 }
 

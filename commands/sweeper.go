@@ -56,6 +56,8 @@ type SweeperConfig struct {
 	Every      time.Duration // between two looks; default 5 seconds
 	BootDead   time.Duration // a boot unchanged for so long, as this process saw it, is dead; default 30 seconds
 	ClaimStale time.Duration // a claim unbound for so long is finished or given back; default 5 minutes
+	Texts      TurnTexts     // what readers have seen of the turns that it ends; nil for nothing
+	Keyring    Keyring       // opens and seals it; needed with Texts
 	Clock      Clock         // default time.Now
 	Logger     *slog.Logger
 }
@@ -199,16 +201,52 @@ func (s *Sweeper) interrupt(ctx context.Context, left LeftTurn, now time.Time) e
 		return err
 	}
 	meta := s.meta(known.State.Account, now)
+	text, err := s.shown(ctx, left.Turn, known.State.Key)
+	if err != nil {
+		return err
+	}
 	_, err = s.chat.Handle(ctx, left.Stream.Name(), "interrupt", meta, conversation.Fail{ReplyFailed: conversation.ReplyFailed{
-		Turn: left.Turn, Message: meta.Inputs.ID("msg", " reply"), Code: Interrupted, At: meta.Inputs.Now,
+		Turn: left.Turn, Message: meta.Inputs.ID("msg", " reply"), Text: text, Code: Interrupted, At: meta.Inputs.Now,
 	}})
 	if refusal, ok := errors.AsType[*domain.Refusal](err); ok && refusal.Code == "turn_closed" {
 		return nil
 	}
-	if err == nil {
-		s.Logger.InfoContext(ctx, "turn interrupted", "turn", left.Turn, "boot", left.Boot)
+	if err != nil {
+		return err
 	}
-	return err
+	s.Logger.InfoContext(ctx, "turn interrupted", "turn", left.Turn, "boot", left.Boot)
+	if !text.IsZero() {
+		return s.Texts.Forget(ctx, left.Turn)
+	}
+	return nil
+}
+
+// shown is what readers may have seen of a turn, sealed for its end: it must not vanish with its node.
+func (s *Sweeper) shown(ctx context.Context, turn, dataKey string) (domain.Sealed, error) {
+	if s.Texts == nil {
+		return domain.Sealed{}, nil
+	}
+	pieces, err := s.Texts.Read(ctx, turn, 0)
+	if err != nil || len(pieces) == 0 {
+		return domain.Sealed{}, err
+	}
+	keys, _, err := s.Keyring.Find(ctx, dataKey)
+	if err != nil {
+		return domain.Sealed{}, fmt.Errorf("find the conversation's data key: %w", err)
+	}
+	key, ok := keys[dataKey]
+	if !ok { // erased meanwhile
+		return domain.Sealed{}, nil
+	}
+	var text []byte
+	for _, piece := range pieces {
+		plain, err := key.Open(piece.Text)
+		if err != nil {
+			return domain.Sealed{}, fmt.Errorf("open a turn's text: %w", err)
+		}
+		text = append(text[:min(piece.Offset, len(text))], plain...)
+	}
+	return key.Seal(text), nil
 }
 
 func (s *Sweeper) meta(account string, now time.Time) Meta {

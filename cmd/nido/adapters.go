@@ -87,6 +87,11 @@ func (o once) Abandon(ctx context.Context, account, caller, key string) error {
 	return stillOurs(o.store.Abandon(ctx, account, caller, key, o.boot))
 }
 
+// Forget implements api.Idempotency.
+func (o once) Forget(ctx context.Context, account, caller, key string) error {
+	return stillOurs(o.store.Forget(ctx, account, caller, key, o.boot))
+}
+
 // stillOurs: another node took the request over and keeps the answer. It is the same one, made from the same inputs.
 func stillOurs(err error) error {
 	if errors.Is(err, postgres.ErrTakenOver) {

@@ -54,6 +54,7 @@ type node struct {
 	idempotency *postgres.Idempotency
 	admission   *admission.Admission
 	keyUses     *postgres.KeyUses
+	texts       *postgres.TurnTexts
 	queue       *requestlog.Queue
 
 	accounts      *commands.Accounts
@@ -115,6 +116,7 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	n.admission = admission.New(n.pool)
 	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
+	n.texts = postgres.NewTurnTexts(n.pool)
 	if n.clickhouse, err = clickhouse.New(clickhouse.Config{DSN: engines.ClickHouseURL}); err != nil {
 		return err
 	}
@@ -160,8 +162,10 @@ func (n *node) wireCommands() (err error) {
 	}); err != nil {
 		return fmt.Errorf("model providers: %w", err)
 	}
-	n.chat = commands.NewChat(commands.ChatConfig{Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Logger: n.log}, store, n.keyring, n.models)
-	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Logger: n.log}, store, lifeSigns{n.boots},
+	n.chat = commands.NewChat(commands.ChatConfig{
+		Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Texts: n.texts, Logger: n.log,
+	}, store, n.keyring, n.models)
+	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
 	n.queue, err = requestlog.NewQueue(requestlog.Config{Node: n.boot}, n.requests, n.keyring, n.log)
 	return err
@@ -178,6 +182,7 @@ func (n *node) wireAPI() (err error) {
 
 		Callers: projections.NewKeys(n.pool), Accounts: projections.NewAccounts(n.pool), Agents: projections.NewAgents(n.pool),
 		Keys: projections.NewKeys(n.pool), Chats: projections.NewChat(n.pool), Conversations: projections.NewConversations(n.pool),
+		TurnQueries: projections.NewConversations(n.pool), TurnTexts: n.texts,
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds),
 

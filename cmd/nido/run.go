@@ -25,6 +25,8 @@ const (
 	chatMargin = time.Minute
 	// cutOffTimeout bounds the wait for requests whose connections were cut: they still end their turns.
 	cutOffTimeout = 10 * time.Second
+	// lastWords is how long turns that were ended at the stop have for telling so.
+	lastWords = 3 * time.Second
 	// flushTimeout bounds the wait for the request log at the end.
 	flushTimeout = 5 * time.Second
 	// signOffTimeout bounds taking the boot off the list of living ones.
@@ -97,8 +99,17 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 			err = fmt.Errorf("serve HTTP: %w", err)
 		}
 	}
-	stopping, giveUp := context.WithTimeout(context.WithoutCancel(ctx), n.settings.StopTimeout)
+	// Turns have their time; those that need more are ended, and whoever follows them is told.
+	draining, giveUp := context.WithTimeout(context.WithoutCancel(ctx), n.settings.StopTimeout)
 	defer giveUp()
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		n.chat.Drain(draining)
+	}()
+	defer func() { <-drained }()
+	stopping, cutOff := context.WithTimeout(context.WithoutCancel(ctx), n.settings.StopTimeout+lastWords)
+	defer cutOff()
 	if unfinished := server.Shutdown(stopping); unfinished != nil {
 		n.log.WarnContext(ctx, "requests cut off", "error", unfinished)
 		_ = server.Close() // its errors are those of connections that are being cut off anyway
@@ -243,7 +254,11 @@ func (n *node) prepareAnalytics(ctx context.Context) error {
 	}
 }
 
-// sweepAnswers forgets answers whose Idempotency-Key has expired, and counters that nothing counts on any more.
+// textAge is how old the text of a running turn may get: a turn's time, and that in which its end is tried again and again.
+func textAge(turn time.Duration) time.Duration { return 3*turn + 5*time.Minute }
+
+// sweepAnswers forgets answers whose Idempotency-Key has expired, counters that nothing counts on any more, and
+// text that nodes left behind when they died.
 func (n *node) sweepAnswers(ctx context.Context) error {
 	ticker := time.NewTicker(time.Minute)
 	defer ticker.Stop()
@@ -258,6 +273,9 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		}
 		if _, err := n.admission.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "old counters not dropped", "error", err)
+		}
+		if _, err := n.texts.Sweep(ctx, textAge(n.settings.TurnTimeout)); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "text of ended turns not dropped", "error", err)
 		}
 	}
 }

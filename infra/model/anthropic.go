@@ -44,6 +44,7 @@ func params(prompt commands.Prompt) anthropic.MessageNewParams {
 	if prompt.Instructions != "" {
 		p.System = []anthropic.TextBlockParam{{Text: prompt.Instructions}}
 	}
+	p.StopSequences = prompt.Stop
 	if prompt.Temperature != nil {
 		p.Temperature = anthropic.Float(min(max(*prompt.Temperature, 0), 1)) // elsewhere it goes to 2
 	}

@@ -46,6 +46,7 @@ type completionRequest struct {
 	Temperature         *float64            `json:"temperature,omitempty"`
 	MaxTokens           *int                `json:"max_tokens,omitempty"`
 	MaxCompletionTokens *int                `json:"max_completion_tokens,omitempty"`
+	Stop                []string            `json:"stop,omitempty"`
 	Stream              bool                `json:"stream"`
 	StreamOptions       struct {
 		IncludeUsage bool `json:"include_usage"`
@@ -59,7 +60,7 @@ type completionMessage struct {
 
 // body writes the request. Messages without text are left out: several servers refuse them.
 func (o *openAI) body(prompt commands.Prompt) ([]byte, error) {
-	request := completionRequest{Model: prompt.Model, Temperature: prompt.Temperature, Stream: true}
+	request := completionRequest{Model: prompt.Model, Temperature: prompt.Temperature, Stop: prompt.Stop, Stream: true}
 	request.StreamOptions.IncludeUsage = true
 	if o.ofOpenAI {
 		request.MaxCompletionTokens = prompt.MaxOutputTokens

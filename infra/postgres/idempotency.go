@@ -173,6 +173,12 @@ func (s *Idempotency) Abandon(ctx context.Context, account, caller, key, boot st
 	return s.own(ctx, query, account, caller, hashKey(key), boot)
 }
 
+// Forget drops the request: it came to nothing for good, and the next one with this key is a new one.
+func (s *Idempotency) Forget(ctx context.Context, account, caller, key, boot string) error {
+	const query = `DELETE FROM idempotency WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4`
+	return s.own(ctx, query, account, caller, hashKey(key), boot)
+}
+
 // own runs an update that only the boot which has the row may do.
 func (s *Idempotency) own(ctx context.Context, query string, args ...any) error {
 	tag, err := s.pool.Exec(ctx, query, args...)

@@ -20,3 +20,5 @@ CREATE TABLE messages (
 );
 -- Sealed text is random bytes: compressing it would cost and gain nothing.
 ALTER TABLE messages ALTER COLUMN text_data SET STORAGE EXTERNAL;
+-- Whoever follows a turn comes with its id alone.
+CREATE INDEX messages_end_of_turn ON messages (turn) WHERE outcome <> 'received';

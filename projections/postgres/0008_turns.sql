@@ -6,3 +6,4 @@ CREATE TABLE turns (
     received timestamptz NOT NULL,
     deadline timestamptz NOT NULL
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX turns_by_id ON turns (turn);

@@ -1,0 +1,158 @@
+package commands
+
+// This file stands between a turn and its readers: text is written where every node finds it before anybody sees it, so
+// that a reader may come back anywhere, even after this node was killed. A node has one insert under way at a time, with
+// everything in it that came meanwhile.
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nidohq/nido/domain"
+)
+
+// TurnPiece is a piece of a running turn's text: the bytes from an offset on, sealed.
+type TurnPiece struct {
+	Turn   string
+	Offset int
+	Text   domain.Sealed
+}
+
+// TurnTexts holds the text of running turns.
+type TurnTexts interface {
+	// Keep writes pieces. One that begins where an earlier one began replaces it.
+	Keep(ctx context.Context, pieces []TurnPiece) error
+	// Read returns a turn's pieces from one that holds the offset on, in order.
+	Read(ctx context.Context, turn string, from int) ([]TurnPiece, error)
+	// Forget drops all pieces of turns.
+	Forget(ctx context.Context, turns ...string) error
+}
+
+const (
+	// keepTimeout bounds one write.
+	keepTimeout = 5 * time.Second
+	// keepBatch bounds how many turns one write is about.
+	keepBatch = 500
+)
+
+// keeper writes the text of this node's turns.
+type keeper struct {
+	texts TurnTexts // nil keeps nothing
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	waiting []*Live  // have text that is not kept
+	over    []string // turns whose pieces may go
+	working bool
+	closed  chan struct{}
+	running sync.WaitGroup
+}
+
+func newKeeper(texts TurnTexts, log *slog.Logger) *keeper {
+	return &keeper{texts: texts, log: log, closed: make(chan struct{})}
+}
+
+// add notes that a turn has text to keep.
+func (k *keeper) add(ctx context.Context, live *Live) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.waiting = append(k.waiting, live)
+	k.work(ctx)
+}
+
+// forget notes that a turn's end holds its text now.
+func (k *keeper) forget(ctx context.Context, live *Live) {
+	if live.keep == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = append(k.over, live.Turn)
+	k.work(ctx)
+}
+
+// work sees to it that somebody works.
+func (k *keeper) work(ctx context.Context) {
+	if k.working {
+		return
+	}
+	k.working = true
+	k.running.Go(func() {
+		for k.once(ctx) {
+		}
+	})
+}
+
+// take returns what is to be done next; when there is nothing, nobody works any more.
+func (k *keeper) take() (waiting []*Live, over []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := min(len(k.waiting), keepBatch)
+	waiting, k.waiting = k.waiting[:n:n], k.waiting[n:]
+	over, k.over = k.over, nil
+	k.working = len(waiting)+len(over) > 0
+	return waiting, over
+}
+
+func (k *keeper) once(ctx context.Context) bool {
+	waiting, over := k.take()
+	if len(waiting) > 0 && !k.keep(ctx, waiting) {
+		return false
+	}
+	if len(over) > 0 {
+		limited, cancel := context.WithTimeout(ctx, keepTimeout)
+		defer cancel()
+		if err := k.texts.Forget(limited, over...); err != nil { // the sweep gets them
+			k.log.WarnContext(ctx, "text of ended turns not dropped", "turns", len(over), "error", err)
+		}
+	}
+	return len(waiting)+len(over) > 0
+}
+
+// keep writes, again and again until it is done: what is not kept is not shown before the turn's end. It gives up, false,
+// when the process stops.
+func (k *keeper) keep(ctx context.Context, waiting []*Live) bool {
+	pieces, ends := make([]TurnPiece, 0, len(waiting)), make([]int, 0, len(waiting))
+	owners := waiting[:0]
+	for _, live := range waiting {
+		if text, offset := live.unkept(); text != "" {
+			pieces = append(pieces, TurnPiece{Turn: live.Turn, Offset: offset, Text: live.DataKey.Seal([]byte(text))})
+			owners, ends = append(owners, live), append(ends, offset+len(text))
+		}
+	}
+	if len(pieces) == 0 {
+		return true
+	}
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		limited, cancel := context.WithTimeout(ctx, keepTimeout)
+		err := k.texts.Keep(limited, pieces)
+		cancel()
+		if err == nil {
+			break
+		}
+		k.log.WarnContext(ctx, "text of running turns not kept yet", "turns", len(pieces), "error", err, "retry_in", pause)
+		select {
+		case <-k.closed:
+			return false
+		case <-time.After(pause):
+		}
+	}
+	for i, live := range owners {
+		live.kept(ends[i])
+	}
+	return true
+}
+
+// close waits for the write under way and tries none again.
+func (k *keeper) close() {
+	k.mu.Lock()
+	select {
+	case <-k.closed:
+	default:
+		close(k.closed)
+	}
+	k.mu.Unlock()
+	k.running.Wait()
+}

@@ -1,0 +1,272 @@
+package commands
+
+// This file stands in the chat turn: the turn as those see it who follow it while it runs. Its text is gathered once, and
+// each reader has a place in it; so a slow reader holds up nobody, and costs no more than the text itself.
+
+import (
+	"context"
+	"math"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Live is a turn from its acceptance on.
+type Live struct {
+	Turn           string // its id
+	ConversationID string // the client's
+	MessageID      string // the reply's
+	AgentID        string
+	StartedAt      time.Time
+	DataKey        DataKey
+
+	stop  context.CancelCauseFunc // ends the upstream call
+	over  chan struct{}           // closed when nobody works on the turn any more
+	untie func() bool
+	keep  func() // has the text kept, which is shown then; nil shows it at once
+
+	mu      sync.Mutex
+	text    strings.Builder
+	tied    bool          // its client's leaving cancels it
+	shown   int           // bytes that may be shown
+	dirty   bool          // the keeper knows that there is more
+	begun   bool          // the message has been accepted
+	ended   *TurnEnd      // how it ended
+	changed chan struct{} // closed and replaced by every change; nil while nobody waits
+	cancel  context.CancelFunc
+}
+
+// TurnEnd is how a turn ended. Err is nil for a whole reply, ErrClientGone for a cancelled turn, a *ModelError for a
+// failed one, and something else where the end could not be brought in.
+type TurnEnd struct {
+	Reply Reply
+	Err   error
+}
+
+// Step is what a reader gets to see next: more text, the end behind it, or neither when it asked not to wait longer.
+type Step struct {
+	Text string
+	End  *TurnEnd
+}
+
+// NewLive returns a turn of which nothing has been said yet.
+func NewLive(turn, conversation, agent, message string, started time.Time) *Live {
+	return &Live{
+		Turn: turn, ConversationID: conversation, AgentID: agent, MessageID: message, StartedAt: started,
+		stop: func(error) {}, over: make(chan struct{}), untie: func() bool { return false }, begun: true,
+	}
+}
+
+func (o *opening) newLive(stop context.CancelCauseFunc) *Live {
+	live := NewLive(o.id, o.turn.Conversation, o.turn.AgentID, o.replyID(), o.meta.Inputs.Now)
+	live.DataKey, live.stop, live.begun = o.key, stop, false
+	return live
+}
+
+// tie cancels the turn when its client's context ends.
+func (l *Live) tie(ctx context.Context) {
+	l.tied = true
+	l.untie = context.AfterFunc(ctx, func() { l.stop(errClientGone) })
+}
+
+// Release lets the turn go on without its client: one that reads too slowly has not left, and may come back.
+func (l *Live) Release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tied = !l.untie()
+}
+
+// open lets readers see the text, as the keeper has it.
+func (l *Live) open(ctx context.Context, keeper *keeper, streamed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begun = true
+	if streamed && keeper.texts != nil {
+		l.keep = func() { keeper.add(ctx, l) }
+	}
+	l.advance()
+}
+
+// Say adds a piece of the reply.
+func (l *Live) Say(piece string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.WriteString(piece)
+	l.advance()
+}
+
+// advance shows what may be shown, or has it kept first.
+func (l *Live) advance() {
+	switch {
+	case !l.begun || l.text.Len() == l.shown || l.ended != nil:
+	case l.keep == nil:
+		l.shown = l.text.Len()
+		l.announce()
+	case !l.dirty:
+		l.dirty = true
+		l.keep()
+	}
+}
+
+// unkept takes the text that is to be kept next.
+func (l *Live) unkept() (piece string, offset int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dirty = false
+	if l.ended != nil {
+		return "", 0
+	}
+	return l.text.String()[l.shown:], l.shown
+}
+
+// kept shows what has been kept.
+func (l *Live) kept(until int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if until > l.shown && l.ended == nil {
+		l.shown = until
+		l.announce()
+	}
+}
+
+// End says how the turn ended, with its whole text.
+func (l *Live) End(reply Reply, err error) {
+	l.mu.Lock()
+	l.shown = l.text.Len()
+	l.mu.Unlock()
+	l.close(reply, err)
+}
+
+// close ends the turn with no more text than has been shown.
+func (l *Live) close(reply Reply, err error) {
+	l.untie()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reply.Text = l.text.String()[:l.shown]
+	l.ended = &TurnEnd{Reply: reply, Err: err}
+	l.announce()
+}
+
+// closing notes how to give up bringing in the end.
+func (l *Live) closing(cancel context.CancelFunc) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cancel = cancel
+}
+
+func (l *Live) giveUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cancel != nil {
+		l.cancel()
+	}
+}
+
+func (l *Live) announce() {
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+// look returns what a reader at an offset can see now, or else what to wait for.
+func (l *Live) look(from int) (step Step, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if from < l.shown {
+		step.Text = l.text.String()[from:l.shown]
+	}
+	step.End = l.ended
+	if step.Text == "" && step.End == nil {
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		changed = l.changed
+	}
+	return step, changed
+}
+
+// Next returns what comes behind an offset as soon as there is something: text, the end, or both. It returns nothing when
+// the alarm goes off first, and the context's cause when that ends.
+func (l *Live) Next(ctx context.Context, from int, alarm <-chan time.Time) (Step, error) {
+	for {
+		step, changed := l.look(from)
+		if changed == nil {
+			return step, nil
+		}
+		select {
+		case <-changed:
+		case <-alarm:
+			return Step{}, nil
+		case <-ctx.Done():
+			return Step{}, context.Cause(ctx)
+		}
+	}
+}
+
+// wait returns the reply once the turn has ended.
+func (l *Live) wait() (Reply, error) {
+	for {
+		step, changed := l.look(math.MaxInt)
+		if step.End != nil {
+			return step.End.Reply, step.End.Err
+		}
+		<-changed
+	}
+}
+
+// Cancelled waits for the end of a turn that its client's leaving has cancelled. It is not ok where the turn goes on, or
+// where the context ends first.
+func (l *Live) Cancelled(ctx context.Context) (end TurnEnd, ok bool) {
+	l.mu.Lock()
+	tied := l.tied
+	l.mu.Unlock()
+	if !tied {
+		return TurnEnd{}, false
+	}
+	step, err := l.Next(ctx, math.MaxInt, nil)
+	if err != nil || step.End == nil {
+		return TurnEnd{}, false
+	}
+	return *step.End, true
+}
+
+// turns are those that run on this node.
+type turns struct {
+	mu   sync.Mutex
+	live map[string]*Live
+}
+
+func newTurns() *turns { return &turns{live: map[string]*Live{}} }
+
+func (t *turns) add(live *Live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.live[live.Turn] = live
+}
+
+func (t *turns) drop(live *Live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.live, live.Turn)
+}
+
+func (t *turns) all() []*Live {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*Live, 0, len(t.live))
+	for _, live := range t.live {
+		all = append(all, live)
+	}
+	return all
+}
+
+// Running returns a streamed turn that runs on this node, nil if it does not.
+func (c *Chat) Running(turn string) *Live {
+	c.turns.mu.Lock()
+	defer c.turns.mu.Unlock()
+	if live, ok := c.turns.live[turn]; ok {
+		return live
+	}
+	return nil
+}
