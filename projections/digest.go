@@ -119,6 +119,7 @@ func clickhouseDigestQuery(table, columns string) string {
 // Digest counts what is served of the records up to the last offsets given.
 func (c *ClickHouse) Digest(ctx context.Context, upTo map[int32]int64) (*Digest, error) {
 	digest := NewDigest(nil, upTo)
+	c = c.now()
 	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
 	defer cancel()
 	for table, columns := range map[string]string{"messages": clickhouseDigestMessages, "conversations": clickhouseDigestConversations} {

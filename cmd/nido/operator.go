@@ -101,8 +101,12 @@ func (s storeSettings) open(ctx context.Context, log *slog.Logger) (*stores, err
 	}
 	opened := &stores{operator: o}
 	opened.keyring, err = keyring.New(ctx, o.pool, master)
+	var generation int
 	if err == nil {
-		opened.clickhouse, err = clickhouse.Open(ctx, clickhouse.Config{DSN: s.ClickHouseURL})
+		generation, err = postgres.Generation(ctx, o.pool, clickhouseReadModels)
+	}
+	if err == nil {
+		opened.clickhouse, err = clickhouse.Open(ctx, clickhouse.Config{DSN: s.ClickHouseURL, Generation: generation})
 	}
 	if err != nil {
 		return nil, closing(err, o.close)
@@ -113,5 +117,5 @@ func (s storeSettings) open(ctx context.Context, log *slog.Logger) (*stores, err
 
 // analytics is the ClickHouse projector into what is served, asked by nobody to fold.
 func (s *stores) analytics() *projections.ClickHouse {
-	return projections.NewClickHouse(s.clickhouse, s.clickhouse.Folds, s.keyring, nil, s.log)
+	return projections.NewClickHouse(s.clickhouse, s.clickhouse.Folds(), s.keyring, nil, s.log)
 }

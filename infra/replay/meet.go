@@ -24,8 +24,8 @@ const (
 var errNotMet = errors.New("the fold did not catch up")
 
 // meet folds until the target stands where served stands, and then calls met while served is held still. what names the
-// work for the progress.
-func (f Fold) meet(ctx context.Context, what string, served *projections.Postgres, met func(ctx context.Context, frozen *projections.Frozen) error) error {
+// work for the progress; bulk, which may be nil, is called when much has been folded.
+func (f Fold) meet(ctx context.Context, what string, served *projections.Postgres, bulk func(context.Context) error, met func(ctx context.Context, frozen *projections.Frozen) error) error {
 	for round := 0; ; {
 		stand, err := served.Checkpoints(ctx)
 		if err != nil {
@@ -41,8 +41,14 @@ func (f Fold) meet(ctx context.Context, what string, served *projections.Postgre
 				return err
 			}
 			f.Progress.End()
+			if bulk != nil {
+				if err := bulk(ctx); err != nil {
+					return err
+				}
+			}
 			continue
 		}
+		f.Progress.Begin(what, 0) // nothing worth a line
 		err = f.meetOnce(ctx, served, met)
 		if round++; !errors.Is(err, errNotMet) || round == meetings {
 			return err

@@ -71,7 +71,7 @@ func (v Verify) Run(ctx context.Context) (found []projections.Difference, err er
 		},
 	}
 	var comparison *projections.Comparison
-	err = fold.meet(ctx, "folding the log afresh", served, func(ctx context.Context, _ *projections.Frozen) (err error) {
+	err = fold.meet(ctx, "folding the log afresh", served, scratch.Analyze, func(ctx context.Context, _ *projections.Frozen) (err error) {
 		comparison, err = projections.Compare(ctx, v.Pool, v.Served, VerifySchema)
 		return err
 	})
