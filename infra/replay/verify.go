@@ -41,7 +41,7 @@ type Verify struct {
 
 // Run returns the differences.
 func (v Verify) Run(ctx context.Context) (found []projections.Difference, err error) {
-	alone, err := holdAlone(ctx, v.Pool, verifyLock)
+	alone, err := holdAlone(ctx, v.Pool, verifyLock, rebuildPostgresLock, rebuildClickHouseLock)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -36,16 +37,22 @@ func count(t *testing.T, db *pgx.Conn, query string) (number int) {
 	return number
 }
 
-// watch reads and changes things all the time until it is told to stop; any error fails the test.
-func (i installation) watch(t *testing.T, agentID string) (stop func()) {
+// watch reads and changes things all the time until it is told to stop; any error fails the test. It says how long the
+// slowest command took.
+func (i installation) watch(t *testing.T, agentID string) (stop func() time.Duration) {
 	ctx, cancel := context.WithCancel(t.Context())
+	var slowest atomic.Int64
 	var watching sync.WaitGroup
 	ask := func(method, path string, body any) {
 		watching.Go(func() {
 			for ctx.Err() == nil {
+				began := time.Now()
 				if got, err := i.root.do(t.Context(), method, path, body); err != nil || got.status != http.StatusOK {
 					t.Errorf("%s %s: %v, status %d: %s", method, path, err, got.status, got.body)
 					return
+				}
+				if took := int64(time.Since(began)); method != "GET" && took > slowest.Load() {
+					slowest.Store(took)
 				}
 			}
 		})
@@ -54,7 +61,11 @@ func (i installation) watch(t *testing.T, agentID string) (stop func()) {
 	ask("GET", "/api/conversations?agentId="+agentID, nil)
 	ask("GET", "/api/stats/conversations", nil)
 	ask("PATCH", "/api/agents/"+agentID, map[string]any{"instructions": "una tarea"})
-	return func() { cancel(); watching.Wait() }
+	return func() time.Duration {
+		cancel()
+		watching.Wait()
+		return time.Duration(slowest.Load())
+	}
 }
 
 func TestPostgresIsRebuiltUnderTrafficAndAfterAKill(t *testing.T) {
@@ -98,7 +109,11 @@ func TestPostgresIsRebuiltUnderTrafficAndAfterAKill(t *testing.T) {
 		t.Errorf("it began anew instead of behind %d: %s", reached, said)
 	}
 	t.Logf("resumed behind %d: %s", reached, said)
-	stopWatching()
+	if slowest := stopWatching(); slowest > 5*time.Second {
+		t.Errorf("a command took %v", slowest)
+	} else {
+		t.Logf("the slowest command took %v", slowest)
+	}
 	sent := stopTalking()
 	if sent == 0 {
 		t.Error("nothing was sent meanwhile")
