@@ -54,10 +54,26 @@ func NewClickHouse(conn driver.Conn, database string, opener Opener, progress cl
 	return &ClickHouse{store: clickhouseStore{conn: conn, database: database}, opener: opener, progress: progress, log: log}
 }
 
+// Following is the same projector into whichever generation serves: a rebuild switches while it runs. A batch behind the
+// switch does not follow the new generation's checkpoint, and is fenced.
+func (c *ClickHouse) Following(database func() string) *ClickHouse {
+	following := *c
+	following.store.follow = database
+	return &following
+}
+
+// now is the projector into the generation that serves at this moment.
+func (c *ClickHouse) now() *ClickHouse {
+	fixed := *c
+	fixed.store = c.store.now()
+	return &fixed
+}
+
 // Prepare creates the tables. Where they are those of another binary it drops them first.
 func (c *ClickHouse) Prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, clickhouseTableTimeout)
 	defer cancel()
+	c = c.now()
 	fingerprint, err := clickhouseFingerprint()
 	if err == nil {
 		err = c.store.renew(ctx, fingerprint, c.log)
@@ -77,7 +93,7 @@ func (c *ClickHouse) Prepare(ctx context.Context) error {
 
 // Checkpoint returns the last record of a partition that has been folded, and its hash; -1 where nothing has been.
 func (c *ClickHouse) Checkpoint(ctx context.Context, partition int32) (offset int64, hash []byte, err error) {
-	found, err := c.store.checkpoint(ctx, partition)
+	found, err := c.store.now().checkpoint(ctx, partition)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -87,7 +103,7 @@ func (c *ClickHouse) Checkpoint(ctx context.Context, partition int32) (offset in
 // Idle notes that a partition had nothing left to fold at an instant, so that the watermark does not stand still with
 // the log. It is worth calling every second or so.
 func (c *ClickHouse) Idle(ctx context.Context, partition int32, at time.Time) error {
-	return c.store.idle(ctx, partition, at)
+	return c.store.now().idle(ctx, partition, at)
 }
 
 // Apply folds a batch of one partition, if the checkpoint stands at after (-1 for the empty read model), and moves it to
@@ -101,7 +117,7 @@ func (c *ClickHouse) Apply(ctx context.Context, partition int32, after int64, ba
 	if err := checkOrder(partition, after, batch); err != nil {
 		return fmt.Errorf("fold partition %d: %w", partition, err)
 	}
-	err := c.apply(ctx, partition, after, batch)
+	err := c.now().apply(ctx, partition, after, batch)
 	if unreadable, ok := errors.AsType[*Unreadable](err); ok {
 		return unreadable
 	}

@@ -37,6 +37,15 @@ const (
 type clickhouseStore struct {
 	conn     driver.Conn
 	database string
+	follow   func() string // says which database it is by now; nil: it stays the same
+}
+
+// now fixes the database for one piece of work: a switch to another generation comes between two of them.
+func (s clickhouseStore) now() clickhouseStore {
+	if s.follow != nil {
+		s.database = s.follow()
+	}
+	return s
 }
 
 // create makes the tables of a folder where they are missing. The statements can be run at every start.

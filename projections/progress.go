@@ -144,21 +144,7 @@ func (p *Progress) Checkpoint(part int32) int64 {
 
 // Checkpoints reads from the tables how far every partition has been folded. A partition without a checkpoint is absent.
 func (p *Progress) Checkpoints(ctx context.Context) (map[int32]int64, error) {
-	rows, err := p.pool.Query(ctx, `SELECT part, off FROM checkpoints`)
-	if err != nil {
-		return nil, fmt.Errorf("read the checkpoints: %w", err)
-	}
-	found := map[int32]int64{}
-	var part int32
-	var off int64
-	_, err = pgx.ForEachRow(rows, []any{&part, &off}, func() error {
-		found[part] = off
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the checkpoints: %w", err)
-	}
-	return found, nil
+	return checkpoints(ctx, p.pool)
 }
 
 // look reads from the tables what has happened since the last thing that is known, and tells whoever it concerns.

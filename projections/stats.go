@@ -26,6 +26,13 @@ func NewStats(conn driver.Conn, database string) *Stats {
 	return &Stats{store: clickhouseStore{conn: conn, database: database}}
 }
 
+// Following asks whichever generation serves: a rebuild switches while it runs.
+func (s *Stats) Following(database func() string) *Stats {
+	following := *s
+	following.store.follow = database
+	return &following
+}
+
 // StatsQuery says what is counted and what the rows are by.
 type StatsQuery struct {
 	From, To time.Time // From is included, To is not; zero is no bound
@@ -116,8 +123,9 @@ func (s *Stats) Conversations(ctx context.Context, account string, query StatsQu
 	}
 	ctx, cancel := logsContext(ctx, statsMaxRows+1)
 	defer cancel()
-	rows, err := s.store.conn.Query(ctx, statsConversationsQuery,
-		clickhouse.Named("db", s.store.database), clickhouse.Named("account", account), clickhouse.Named("agent", query.AgentID),
+	store := s.store.now()
+	rows, err := store.conn.Query(ctx, statsConversationsQuery,
+		clickhouse.Named("db", store.database), clickhouse.Named("account", account), clickhouse.Named("agent", query.AgentID),
 		clickhouse.Named("from", from), clickhouse.Named("to", to), clickhouse.Named("tz", location.String()),
 		clickhouse.Named("by_agent", query.ByAgent), clickhouse.Named("by_day", query.ByDay), clickhouse.Named("limit", statsMaxRows+1))
 	if err != nil {
@@ -154,4 +162,6 @@ func statsQuantiles(count int64, microseconds []int64) Quantiles {
 }
 
 // Watermark is the time up to which every commit is in; zero where there is none yet.
-func (s *Stats) Watermark(ctx context.Context) (time.Time, error) { return s.store.watermark(ctx) }
+func (s *Stats) Watermark(ctx context.Context) (time.Time, error) {
+	return s.store.now().watermark(ctx)
+}

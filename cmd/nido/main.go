@@ -31,6 +31,8 @@ func main() {
 		Bootstrap bootstrapCommand `cmd:"" help:"Open an installation on external engines: account default and its administrator key."`
 		Ready     readyCommand     `cmd:"" help:"Ask the node on this machine whether it can serve chat."`
 		Log       logCommand       `cmd:"" help:"Print events as JSON lines."`
+		Rebuild   rebuildCommand   `cmd:"" help:"Fold read models anew from the log while the old ones serve, and switch."`
+		Verify    verifyCommand    `cmd:"" help:"Fold the log afresh and compare the read models with it; exits 1 where they differ."`
 		Skip      skipCommand      `cmd:"" help:"Pass over a record that no projector can read."`
 		Engines   enginesCommand   `cmd:"" help:"Run only the embedded engines, or a command beside them."`
 	}

@@ -31,6 +31,9 @@ import (
 // readSchema holds the Postgres read models that are served.
 const readSchema = "read"
 
+// clickhouseReadModels is how ClickHouse's read models are called where their generation is kept.
+const clickhouseReadModels = "clickhouse"
+
 // node is one process of Nido, wired and not yet running.
 type node struct {
 	settings nodeSettings
@@ -117,7 +120,11 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	n.texts = postgres.NewTurnTexts(n.pool)
-	if n.clickhouse, err = clickhouse.New(clickhouse.Config{DSN: engines.ClickHouseURL}); err != nil {
+	generation, err := postgres.Generation(ctx, n.pool, clickhouseReadModels)
+	if err != nil {
+		return err
+	}
+	if n.clickhouse, err = clickhouse.New(clickhouse.Config{DSN: engines.ClickHouseURL, Generation: generation}); err != nil {
 		return err
 	}
 	if n.cluster, err = kafka.Open(ctx, kafka.Config{
@@ -140,7 +147,7 @@ func (n *node) wireFold(ctx context.Context) error {
 		return err
 	}
 	n.progress = projections.NewProgress(n.foldPool, readSchema, n.log)
-	n.analytics = projections.NewClickHouse(n.clickhouse, n.clickhouse.Folds, n.keyring, n.progress, n.log)
+	n.analytics = projections.NewClickHouse(n.clickhouse, n.clickhouse.Folds(), n.keyring, n.progress, n.log).Following(n.clickhouse.Folds)
 	n.requestRows = projections.NewRequests(n.clickhouse, n.clickhouse.Database)
 	n.health = &health{pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress}
 	return nil
@@ -184,7 +191,7 @@ func (n *node) wireAPI() (err error) {
 		Keys: projections.NewKeys(n.pool), Chats: projections.NewChat(n.pool), Conversations: projections.NewConversations(n.pool),
 		TurnQueries: projections.NewConversations(n.pool), TurnTexts: n.texts,
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
-		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds),
+		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds()).Following(n.clickhouse.Folds),
 
 		Keyring: n.keyring, Limiter: n.admission, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})

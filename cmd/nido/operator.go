@@ -5,14 +5,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/keyring"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/projections"
 )
 
 // longWork is how long one statement of an operator's command may take, and how long a transaction may wait for it.
@@ -70,5 +72,50 @@ func (o *operator) close() error {
 	for _, shut := range o.opened {
 		shut()
 	}
-	return errors.Join(err)
+	return err
+}
+
+// storeSettings is where everything is that can be folded from the log, and the key that opens texts.
+type storeSettings struct {
+	logSettings
+	ClickHouseURL string `help:"ClickHouse, on its native protocol." env:"NIDO_CLICKHOUSE_URL" required:"" placeholder:"URL"`
+	MasterKey     string `help:"32 bytes in base64; opens what ClickHouse holds in plain." env:"NIDO_MASTER_KEY" required:"" placeholder:"KEY"`
+}
+
+// stores is an operator's command that works on all stores.
+type stores struct {
+	*operator
+	keyring    *keyring.Keyring
+	clickhouse *clickhouse.Client
+}
+
+// open connects to everything.
+func (s storeSettings) open(ctx context.Context, log *slog.Logger) (*stores, error) {
+	master, err := engineSettings{MasterKey: s.MasterKey}.masterKey()
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.logSettings.open(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	opened := &stores{operator: o}
+	opened.keyring, err = keyring.New(ctx, o.pool, master)
+	var generation int
+	if err == nil {
+		generation, err = postgres.Generation(ctx, o.pool, clickhouseReadModels)
+	}
+	if err == nil {
+		opened.clickhouse, err = clickhouse.Open(ctx, clickhouse.Config{DSN: s.ClickHouseURL, Generation: generation})
+	}
+	if err != nil {
+		return nil, closing(err, o.close)
+	}
+	o.opened = append(o.opened, func() { _ = opened.clickhouse.Close() }) // nothing is under way any more
+	return opened, nil
+}
+
+// analytics is the ClickHouse projector into what is served, asked by nobody to fold.
+func (s *stores) analytics() *projections.ClickHouse {
+	return projections.NewClickHouse(s.clickhouse, s.clickhouse.Folds(), s.keyring, nil, s.log)
 }

@@ -40,6 +40,7 @@ func (n *node) run(ctx context.Context, listener net.Listener, first func(contex
 	defer stopParts()
 	parts, background := errgroup.WithContext(background)
 	parts.Go(func() error { return ended(n.progress.Run(background)) })
+	parts.Go(func() error { return n.followGeneration(background) })
 	if n.has(roleProjector) {
 		if err := n.startProjectors(parts, background); err != nil {
 			return err

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -75,8 +78,19 @@ type Client struct {
 	driver.Conn
 	// Database holds what is primary: the request log.
 	Database string
-	// Folds holds one generation of the read models.
-	Folds string
+
+	generation atomic.Int64
+}
+
+// Folds is the database of the generation of read models that serves.
+func (c *Client) Folds() string { return c.Generation(int(c.generation.Load())) }
+
+// Generation is the database of one generation, by its number.
+func (c *Client) Generation(number int) string { return fmt.Sprintf("%s_%d", c.Database, number) }
+
+// Serve makes another generation the one that Folds names, and reports whether it is another.
+func (c *Client) Serve(generation int) (changed bool) {
+	return c.generation.Swap(int64(generation)) != int64(generation)
 }
 
 // New makes the pool without connecting, for nodes that must start while ClickHouse is down.
@@ -90,7 +104,7 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 	client := &Client{Database: options.Auth.Database}
-	client.Folds = fmt.Sprintf("%s_%d", client.Database, config.Generation)
+	client.Serve(config.Generation)
 	// Every query names its database, and the one of the DSN may not exist yet.
 	options.Auth.Database = ""
 	if client.Conn, err = clickhouse.Open(options); err != nil {
@@ -101,10 +115,38 @@ func New(config Config) (*Client, error) {
 
 // Prepare creates the databases where they are missing.
 func (c *Client) Prepare(ctx context.Context) error {
-	for _, database := range []string{c.Database, c.Folds} {
-		err := c.Exec(ctx, `CREATE DATABASE IF NOT EXISTS {db:Identifier}`, clickhouse.Named("db", database))
-		if err != nil {
-			return fmt.Errorf("create the database %s: %w", database, err)
+	for _, database := range []string{c.Database, c.Folds()} {
+		if err := c.CreateDatabase(ctx, database); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CreateDatabase creates a database where it is missing.
+func (c *Client) CreateDatabase(ctx context.Context, database string) error {
+	if err := c.Exec(ctx, `CREATE DATABASE IF NOT EXISTS {db:Identifier}`, clickhouse.Named("db", database)); err != nil {
+		return fmt.Errorf("create the database %s: %w", database, err)
+	}
+	return nil
+}
+
+// DropGenerations drops the databases of all generations before one.
+func (c *Client) DropGenerations(ctx context.Context, before int) error {
+	var found []struct {
+		Name string `ch:"name"`
+	}
+	if err := c.Select(ctx, &found, `SELECT name FROM system.databases WHERE startsWith(name, {db:String})`, clickhouse.Named("db", c.Database+"_")); err != nil {
+		return fmt.Errorf("list the generations: %w", err)
+	}
+	for _, database := range found {
+		number, err := strconv.Atoi(strings.TrimPrefix(database.Name, c.Database+"_"))
+		if err != nil || number >= before || database.Name != c.Generation(number) {
+			continue
+		}
+		// SYNC: without it the parts, and the texts in them, stay on disk for minutes.
+		if err := c.Exec(ctx, `DROP DATABASE IF EXISTS {db:Identifier} SYNC`, clickhouse.Named("db", database.Name)); err != nil {
+			return fmt.Errorf("drop the database %s: %w", database.Name, err)
 		}
 	}
 	return nil

@@ -22,12 +22,12 @@ func TestOpen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.HasSuffix(dsn, "/"+client.Database) || client.Folds != client.Database+"_3" {
-				t.Errorf("databases %s and %s", client.Database, client.Folds)
+			if !strings.HasSuffix(dsn, "/"+client.Database) || client.Folds() != client.Database+"_3" {
+				t.Errorf("databases %s and %s", client.Database, client.Folds())
 			}
 			var found uint64
 			err = client.QueryRow(t.Context(), `SELECT count() FROM system.databases WHERE name IN ({a:String}, {b:String})`,
-				ch.Named("a", client.Database), ch.Named("b", client.Folds)).Scan(&found)
+				ch.Named("a", client.Database), ch.Named("b", client.Folds())).Scan(&found)
 			if err != nil || found != 2 {
 				t.Errorf("%d of 2 databases exist, %v", found, err)
 			}

@@ -150,6 +150,10 @@ func TestARecordThatNobodyCanReadStopsTheFoldUntilAnOperatorSkipsIt(t *testing.T
 	if len(skipped) != 1 || skipped[0].Offset != record.Offset || skipped[0].Actor.ID != "ana" || !strings.Contains(skipped[0].Why, "by mistake") {
 		t.Errorf("the log says of the skip: %+v", skipped)
 	}
+	mustOperate(t, i.engines, "verify") // a replay hears of it, too
+	mustOperate(t, i.engines, "rebuild", "postgres")
+	mustOperate(t, i.engines, "rebuild", "clickhouse", "--grace", "2s")
+	mustOperate(t, i.engines, "verify")
 }
 
 func TestTheLogIsPrintedAndFiltered(t *testing.T) {

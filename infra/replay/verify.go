@@ -1,0 +1,134 @@
+package replay
+
+// This file stands beside the read models: it folds the log afresh and compares what comes out with what is served.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/projections"
+)
+
+// VerifySchema is where Verify folds; it is dropped before and after.
+const VerifySchema = "read_verify"
+
+// foldRecords is how many records a fold into Postgres takes at a time. Nobody waits for them.
+const foldRecords = 2000
+
+// Verify compares what is served with what the log says.
+type Verify struct {
+	Cluster *kafka.Cluster
+	// Pool looks at the schema that is served, and Scratch has VerifySchema first in its search path.
+	Pool, Scratch *pgxpool.Pool
+	Served        string
+	// ClickHouse is the projector into the generation that is served.
+	ClickHouse *projections.ClickHouse
+	Opener     projections.Opener
+	// Limit is how many differences are listed of each table.
+	Limit int
+	// Out is told of every table, and Progress of the fold.
+	Out      io.Writer
+	Progress *Progress
+	Logger   *slog.Logger
+}
+
+// Run returns the differences.
+func (v Verify) Run(ctx context.Context) (found []projections.Difference, err error) {
+	alone, err := holdAlone(ctx, v.Pool, verifyLock, rebuildPostgresLock, rebuildClickHouseLock)
+	if err != nil {
+		return nil, err
+	}
+	defer alone()
+	served, scratch := projections.NewPostgres(v.Pool, v.Served, v.Logger), projections.NewPostgres(v.Scratch, VerifySchema, v.Logger)
+	if err := scratch.Drop(ctx); err != nil {
+		return nil, err
+	}
+	if err := scratch.Prepare(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, scratch.Drop(context.WithoutCancel(ctx))) }()
+
+	analytics, err := v.clickhouseStands(ctx, served)
+	if err != nil {
+		return nil, err
+	}
+	expected := projections.NewDigest(v.Opener, analytics)
+	fold := Fold{
+		Cluster: v.Cluster, Target: scratch, BatchRecords: foldRecords, Progress: v.Progress,
+		Applied: func(ctx context.Context, partition int32, batch []domain.Recorded) error {
+			_, rejected, err := scratch.Outcomes(ctx, partition, batch[0].Offset, batch[len(batch)-1].Offset)
+			if err != nil {
+				return err
+			}
+			return expected.Add(ctx, batch, rejected)
+		},
+	}
+	var comparison *projections.Comparison
+	err = fold.meet(ctx, "folding the log afresh", served, scratch.Analyze, func(ctx context.Context, _ *projections.Frozen) (err error) {
+		comparison, err = projections.Compare(ctx, v.Pool, v.Served, VerifySchema)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	found, err = v.postgres(ctx, comparison)
+	if err := errors.Join(err, comparison.Close(ctx)); err != nil {
+		return found, err
+	}
+	differ, err := v.clickhouse(ctx, expected, analytics)
+	return append(found, differ...), err
+}
+
+// clickhouseStands is how far ClickHouse has come, partition by partition.
+func (v Verify) clickhouseStands(ctx context.Context, served *projections.Postgres) (map[int32]int64, error) {
+	stand, err := served.Checkpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for partition := range stand {
+		if stand[partition], _, err = v.ClickHouse.Checkpoint(ctx, partition); err != nil {
+			return nil, err
+		}
+	}
+	return stand, nil
+}
+
+func (v Verify) postgres(ctx context.Context, comparison *projections.Comparison) (all []projections.Difference, err error) {
+	err = comparison.Differences(ctx, v.Limit, func(table string, rows int64, found []projections.Difference) {
+		v.tell("postgres "+table, uint64(rows), found, len(found) == v.Limit)
+		all = append(all, found...)
+	})
+	return all, err
+}
+
+func (v Verify) clickhouse(ctx context.Context, expected *projections.Digest, upTo map[int32]int64) ([]projections.Difference, error) {
+	served, err := v.ClickHouse.Digest(ctx, upTo)
+	if err != nil {
+		return nil, err
+	}
+	found := expected.Differences(served)
+	v.tell("clickhouse messages and conversations", expected.Rows(), found[:min(len(found), v.Limit)], len(found) > v.Limit)
+	return found, nil
+}
+
+// tell prints a table's verdict.
+func (v Verify) tell(table string, rows uint64, found []projections.Difference, more bool) {
+	if len(found) == 0 {
+		_, _ = fmt.Fprintf(v.Out, "%s: %d rows agree\n", table, rows)
+		return
+	}
+	_, _ = fmt.Fprintf(v.Out, "%s: %d rows, which do not agree:\n", table, rows)
+	for _, difference := range found {
+		_, _ = fmt.Fprintf(v.Out, "  %s\n", difference)
+	}
+	if more {
+		_, _ = fmt.Fprintf(v.Out, "  and perhaps more\n")
+	}
+}
