@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 )
@@ -70,9 +71,35 @@ func (c *Cluster) Partitions() (int, error) {
 	return len(partitions), nil
 }
 
-// Ends asks the brokers for the next offset of every partition of the events topic.
+// Ends asks the brokers for the next offset of every partition of the events topic, and waits while they elect leaders.
 func (c *Cluster) Ends(ctx context.Context) (map[int32]int64, error) {
-	return c.ends(ctx, c.Events())
+	return c.settledEnds(ctx, c.Events())
+}
+
+func (c *Cluster) settledEnds(ctx context.Context, topic string) (map[int32]int64, error) {
+	for deadline := time.Now().Add(electionGrace); ; {
+		ends, err := c.ends(ctx, topic)
+		if !electing(err) || time.Now().After(deadline) {
+			return ends, err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// electionGrace is how long a partition may be without a leader that knows its end: Kafka notices a dead node after
+// nine seconds, and the replica that takes over must hear from another one first.
+const electionGrace = 15 * time.Second
+
+// electing reports that a partition has no leader right now, or one that does not know yet how far the old one had come.
+func electing(err error) bool {
+	for _, passing := range []error{sarama.ErrOffsetNotAvailable, sarama.ErrLeaderNotAvailable, sarama.ErrNotLeaderForPartition, sarama.ErrFencedLeaderEpoch, sarama.ErrUnknownLeaderEpoch} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Cluster) ends(ctx context.Context, topic string) (map[int32]int64, error) {
@@ -97,7 +124,7 @@ func (c *Cluster) ends(ctx context.Context, topic string) (map[int32]int64, erro
 
 // Ping asks the leaders of all partitions of the events topic for their ends: without them no command can be taken.
 func (c *Cluster) Ping(ctx context.Context) error {
-	_, err := c.Ends(ctx)
+	_, err := c.ends(ctx, c.Events())
 	return err
 }
 

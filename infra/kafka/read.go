@@ -42,7 +42,7 @@ func (c *Cluster) ReadAll(ctx context.Context, fn func(domain.Recorded) error) e
 
 // readTopic calls fn for every record, one goroutine per partition.
 func (c *Cluster) readTopic(ctx context.Context, topic string, fn func(*sarama.ConsumerMessage) error) error {
-	ends, err := c.ends(ctx, topic)
+	ends, err := c.settledEnds(ctx, topic)
 	if err != nil {
 		return err
 	}

@@ -4,15 +4,20 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/nidohq/nido/infra/kafkatest"
 )
 
 // cluster is two API nodes and two projector nodes on one set of engines.
@@ -24,6 +29,7 @@ type cluster struct {
 func startCluster(t *testing.T) cluster {
 	t.Helper()
 	_, engines := startEngines(t, t.TempDir())
+	engines = withRealKafka(engines)
 	key := bootstrap(t, engines)
 	startNode(t, engines, "projector,sweeper")
 	startNode(t, engines, "projector")
@@ -90,7 +96,7 @@ func TestTwoNodesOnTheSameEngines(t *testing.T) {
 	})
 
 	t.Run("any Kafka client reads well-formed CloudEvents", func(t *testing.T) {
-		records := readTopic(t, variable(t, c.engines, "NIDO_KAFKA_BROKERS"), "nido.events")
+		records := readTopic(t, c.engines)
 		if len(records) < 3000 {
 			t.Fatalf("%d records", len(records))
 		}
@@ -190,32 +196,56 @@ func inParallel(goroutines, count int, work func(i int)) {
 	group.Wait()
 }
 
-// readTopic reads a topic to its present end with a client that knows nothing of Nido.
-func readTopic(t *testing.T, brokers, topic string) []*kgo.Record {
+// withRealKafka replaces the embedded broker by the real nodes, where there are some: twelve partitions, and topics and
+// groups of the test's own.
+func withRealKafka(engines []string) []string {
+	remote, ok := kafkatest.FromEnvironment()
+	if !ok {
+		return engines
+	}
+	engines = slices.DeleteFunc(engines, func(line string) bool { return strings.HasPrefix(line, "NIDO_KAFKA_BROKERS=") })
+	return append(engines, "NIDO_KAFKA_BROKERS="+strings.Join(remote.Brokers, ","),
+		"NIDO_KAFKA_PREFIX=e2e-"+strings.ToLower(rand.Text()[:8]), "NIDO_KAFKA_PARTITIONS=12")
+}
+
+// eventsTopic is where the nodes on these engines write.
+func eventsTopic(engines []string) string {
+	for _, line := range engines {
+		if prefix, ok := strings.CutPrefix(line, "NIDO_KAFKA_PREFIX="); ok {
+			return prefix + ".events"
+		}
+	}
+	return "nido.events"
+}
+
+// readTopic reads the events topic to its present end with a client that knows nothing of Nido.
+func readTopic(t *testing.T, engines []string) (records []*kgo.Record) {
 	t.Helper()
-	kafka, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	topic := eventsTopic(engines)
+	kafka, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(variable(t, engines, "NIDO_KAFKA_BROKERS"), ",")...),
+		kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer kafka.Close()
-	var records []*kgo.Record
-	for {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ends, err := kadm.NewClient(kafka).ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := int64(0)
+	ends.Each(func(end kadm.ListedOffset) { left += end.Offset })
+	for left > 0 {
 		fetches := kafka.PollFetches(ctx)
-		cancel()
-		if fetches.NumRecords() == 0 {
-			return records
+		if ctx.Err() != nil {
+			t.Fatalf("%d records of %s were not read: %v", left, topic, fetches.Errors())
 		}
 		records = append(records, fetches.Records()...)
-		last := records[len(records)-1]
-		if high := highWatermark(fetches); high > 0 && last.Offset+1 >= high {
-			return records
-		}
+		left -= int64(fetches.NumRecords())
 	}
-}
-
-func highWatermark(fetches kgo.Fetches) int64 {
-	var high int64
-	fetches.EachPartition(func(p kgo.FetchTopicPartition) { high = max(high, p.HighWatermark) })
-	return high
+	return records
 }

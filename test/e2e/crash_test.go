@@ -117,7 +117,8 @@ func TestAKillInTheMiddleOfAThousandChatsLosesNothingAndDoublesNothing(t *testin
 	if code := node.stop(syscall.SIGTERM, 40*time.Second); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, node.tail())
 	}
-	checkStores(t, dir, book)
+	_, engines := startEngines(t, dir)
+	checkStores(t, engines, book)
 }
 
 // checkConversations reads what Postgres says, through the API.
@@ -163,10 +164,9 @@ func checkConversations(t *testing.T, root *client, agentID string, conversation
 }
 
 // checkStores compares the log, read by a foreign client, with the rows of Postgres and ClickHouse.
-func checkStores(t *testing.T, dir string, book *sent) {
+func checkStores(t *testing.T, engines []string, book *sent) {
 	t.Helper()
-	_, engines := startEngines(t, dir)
-	turns := acceptedTurns(t, variable(t, engines, "NIDO_KAFKA_BROKERS"))
+	turns := acceptedTurns(t, engines)
 	for turn, events := range turns {
 		if len(events) != 2 || events[0] != "message.received" || !strings.HasPrefix(events[1], "reply.") {
 			t.Errorf("turn %s: %v", turn, events)
@@ -240,11 +240,11 @@ func counts(t *testing.T, rows pgx.Rows) map[string]int64 {
 
 // acceptedTurns applies the rule of the log by itself, with nothing of Nido's code: a commit happens if its stream
 // stands at its base. It returns the events of every turn, in order.
-func acceptedTurns(t *testing.T, brokers string) map[string][]string {
+func acceptedTurns(t *testing.T, engines []string) map[string][]string {
 	t.Helper()
 	versions, turns := map[string]int64{}, map[string][]string{}
 	commands := map[string]bool{}
-	for _, record := range readTopic(t, brokers, "nido.events") {
+	for _, record := range readTopic(t, engines) {
 		var commit struct {
 			Base    int64
 			Command string
