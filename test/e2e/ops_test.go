@@ -213,7 +213,7 @@ func TestTheLogIsPrintedAndFiltered(t *testing.T) {
 func appendAgain(t *testing.T, engines []string, stream string) {
 	t.Helper()
 	brokers := variable(t, engines, "NIDO_KAFKA_BROKERS")
-	records := readTopic(t, brokers, "nido.events")
+	records := readTopic(t, engines)
 	first := slices.IndexFunc(records, func(r *kgo.Record) bool { return string(r.Key) == stream })
 	foreign, err := kgo.NewClient(kgo.SeedBrokers(brokers))
 	if err != nil {
