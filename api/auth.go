@@ -49,7 +49,9 @@ func (s *Server) authenticate(r *http.Request, op *operation) error {
 	if op.chat {
 		return nil
 	}
-	caller, err := s.config.Callers.Authenticate(r.Context(), key.PublicID)
+	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+	defer cancel()
+	caller, err := s.config.Callers.Authenticate(ctx, key.PublicID)
 	if err != nil && !errors.Is(err, projections.ErrNotFound) {
 		return err
 	}
