@@ -154,6 +154,29 @@ func TestAnEngineThatIsDown(t *testing.T) {
 		})
 	})
 
+	t.Run("Postgres elsewhere: connections that hear nothing any more are given up", func(t *testing.T) {
+		load, stop := context.WithCancel(t.Context())
+		defer stop()
+		var under sync.WaitGroup
+		var answered atomic.Int64
+		for i := range 8 {
+			under.Go(func() {
+				for j := 0; load.Err() == nil; j++ {
+					if got, err := root.do(load, "POST", chatPath(agent.ID), chatBody(fmt.Sprintf("moved-%d-%d", i, j), "hola")); err == nil && got.status == 200 {
+						answered.Add(1)
+					}
+				}
+			})
+		}
+		await(t, 10*time.Second, "chats to be answered", func() bool { return answered.Load() > 20 })
+		in.postgres.strand() // in the middle of a transaction of the fold, most likely
+		before := answered.Load()
+		await(t, 30*time.Second, "chats to be answered again", func() bool { return answered.Load() > before+50 })
+		stop()
+		under.Wait()
+		await(t, 20*time.Second, "every turn to have its end", func() bool { return openTurns(t, in) == 0 })
+	})
+
 	t.Run("ClickHouse: only logs and statistics wait, and they catch up", func(t *testing.T) {
 		for name, outage := range map[string]func(){"down": in.clickhouse.takeAway, "hanging": func() { in.clickhouse.hold(true) }} {
 			t.Run(name, func(t *testing.T) {
