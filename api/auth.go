@@ -54,7 +54,9 @@ func (s *Server) authenticate(r *http.Request, op *operation) error {
 	if op.chat && r.Header.Get(idempotencyHeader) == "" { // else the key must be known before the stored answer is
 		return nil
 	}
-	caller, err := s.config.Callers.Authenticate(r.Context(), key.PublicID)
+	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+	defer cancel()
+	caller, err := s.config.Callers.Authenticate(ctx, key.PublicID)
 	if err != nil && !errors.Is(err, projections.ErrNotFound) {
 		return err
 	}

@@ -44,8 +44,9 @@ const (
 	// maxTurnAttempts bounds how often a turn is tried because others' commits came first. The next look nearly always
 	// finds their turn open, and answers conversation_busy.
 	maxTurnAttempts = 5
-	// admitTimeout bounds the question.
-	admitTimeout = 5 * time.Second
+	// admitTimeout bounds the question who asks, which stands before everything: 0.3 ms where Postgres is well. One that
+	// hangs is then as good as down, and the caller hears it while they still listen.
+	admitTimeout = 2 * time.Second
 )
 
 // ChatOnHost implements ServerInterface.

@@ -223,10 +223,11 @@ func (s *Server) replay(w http.ResponseWriter, r *http.Request, first *Recorded)
 	s.send(w, r, first.Status, first.Body)
 }
 
-// fingerprint tells one request from another under the same key.
+// fingerprint tells one request from another under the same key. The same words to another agent, on its own host, are
+// another request.
 func fingerprint(r *http.Request, body []byte) []byte {
 	hash := sha256.New()
-	fmt.Fprintf(hash, "%s %s\n", r.Method, r.URL.RequestURI())
+	fmt.Fprintf(hash, "%s %s %s\n", r.Method, exchangeOf(r).slug, r.URL.RequestURI())
 	hash.Write(body)
 	return hash.Sum(nil)
 }

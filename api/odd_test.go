@@ -1,6 +1,10 @@
 package api
 
-import "testing"
+import (
+	"bytes"
+	"net/http/httptest"
+	"testing"
+)
 
 // The requests below have the form that openapi.yaml describes, or nearly, and once slipped through it.
 
@@ -18,5 +22,18 @@ func TestAQueryThatCannotBeReadListsNothing(t *testing.T) {
 	w := newWorld(t)
 	for _, query := range []string{"limit=%zz", "limit=1&%", "limit=1;cursor=x"} {
 		w.refused(w.do(request{method: "GET", path: "/api/agents?" + query, key: w.key(accountScopes)}), 400, "invalid_request")
+	}
+}
+
+func TestTheSameRequestOnAnotherAgentsHostIsAnotherOne(t *testing.T) {
+	fingerprintOn := func(slug string) []byte {
+		r := withExchange(httptest.NewRequest("POST", "/api/v1/chat", nil), &exchange{slug: slug})
+		return fingerprint(r, []byte(`{"message":"hola"}`))
+	}
+	if bytes.Equal(fingerprintOn("ventas"), fingerprintOn("soporte")) {
+		t.Error("under one Idempotency-Key the second agent's client would get the first agent's answer")
+	}
+	if !bytes.Equal(fingerprintOn("ventas"), fingerprintOn("ventas")) {
+		t.Error("a repetition is not known again")
 	}
 }

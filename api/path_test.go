@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -211,6 +212,14 @@ func TestAKeyIsHeldToItsTerms(t *testing.T) {
 	w.refused(w.do(request{method: "GET", path: "/api/logs", key: bound}), 400, "invalid_request")
 }
 
+func TestARequestThatHasUsedAllItsTimeHasTimedOut(t *testing.T) {
+	ctx, cancel := context.WithDeadline(t.Context(), noon)
+	defer cancel()
+	if p := explain(ctx, fmt.Errorf("read the agents: %w", context.DeadlineExceeded)); p.Code != "timeout" {
+		t.Errorf("got %s", p.Code)
+	}
+}
+
 func TestErrorsOfTheWriteSideBecomeTheirStatus(t *testing.T) {
 	w := newWorld(t)
 	key := w.key(adminScopes)
@@ -224,7 +233,7 @@ func TestErrorsOfTheWriteSideBecomeTheirStatus(t *testing.T) {
 		{commands.ErrConflict, 409, "conflict"},
 		{errors.Join(errors.New("append"), commands.ErrUnknownOutcome), 503, "unknown_outcome"},
 		{errors.Join(errors.New("load"), commands.ErrUnavailable, context.DeadlineExceeded), 503, "unavailable"},
-		{context.DeadlineExceeded, 504, "timeout"},
+		{context.DeadlineExceeded, 503, "unavailable"}, // a store's, since the request has time left
 		{io.ErrUnexpectedEOF, 503, "unavailable"},
 		{errors.New("the password is hunter2"), 500, "internal_error"},
 	} {

@@ -87,6 +87,8 @@ func explain(ctx context.Context, err error) *Problem {
 		return code("conflict")
 	case errors.Is(err, commands.ErrUnavailable):
 		return code("unavailable")
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return code("unavailable") // a store had less time than the request has, and has not used it
 	case errors.Is(err, context.DeadlineExceeded):
 		return code("timeout")
 	case unreachable(err):

@@ -80,8 +80,11 @@ type sighting struct {
 	since time.Time
 }
 
-// sweepBatch bounds what one look takes on.
-const sweepBatch = 500
+const (
+	// sweepBatch bounds what one look takes on, and sweepPatience how long it may take; the next look does the rest.
+	sweepBatch    = 500
+	sweepPatience = time.Minute
+)
 
 // NewSweeper wires a sweeper.
 func NewSweeper(config SweeperConfig, store Store, boots Boots, left Leftovers, agents *Agents) *Sweeper {
@@ -108,7 +111,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	ticker := time.NewTicker(s.Every)
 	defer ticker.Stop()
 	for {
-		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+		if err := s.look(ctx); err != nil && ctx.Err() == nil {
 			s.Logger.WarnContext(ctx, "sweep", "error", err)
 		}
 		select {
@@ -117,6 +120,13 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// look sweeps for at most so long that a store which says nothing does not end the sweeping.
+func (s *Sweeper) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepPatience)
+	defer cancel()
+	return s.Sweep(ctx)
 }
 
 // Sweep looks once.
@@ -253,12 +263,13 @@ func (s *Sweeper) meta(account string, now time.Time) Meta {
 	return Meta{Account: account, Actor: domain.Actor{Kind: "system", ID: "sweeper"}, Inputs: NewInputs(now)}
 }
 
-// Beat gives life signs of a boot until the context ends.
+// Beat gives life signs of a boot until the context ends. One that is not taken before the next is due is given up: a boot
+// that is silent for half a minute is dead to everybody else, whatever holds it up.
 func Beat(ctx context.Context, boots Boots, id string, every time.Duration, log *slog.Logger) error {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		if err := boots.Beat(ctx, id); err != nil && ctx.Err() == nil {
+		if err := beat(ctx, boots, id, every); err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "no life sign given", "error", err)
 		}
 		select {
@@ -267,4 +278,10 @@ func Beat(ctx context.Context, boots Boots, id string, every time.Duration, log 
 		case <-ticker.C:
 		}
 	}
+}
+
+func beat(ctx context.Context, boots Boots, id string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return boots.Beat(ctx, id)
 }

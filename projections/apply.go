@@ -42,6 +42,10 @@ const maxAnnounced = 300
 // rollbackPatience bounds the tidying up after a failed batch; a connection that takes longer is thrown away.
 const rollbackPatience = time.Second
 
+// applyPatience bounds one batch, which takes milliseconds. A server that vanished without a word, with its address taken
+// over by another, would hold the fold until the network's own patience ends, a quarter of an hour.
+const applyPatience = 15 * time.Second
+
 // announcement is the payload of the notification: the batch covers the offsets first to last, gaps included.
 type announcement struct {
 	Schema    string  `json:"s"`
@@ -61,6 +65,8 @@ func (p *Postgres) Apply(ctx context.Context, partition int32, after int64, batc
 	if err := checkOrder(partition, after, batch); err != nil {
 		return fmt.Errorf("fold partition %d: %w", partition, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, applyPatience)
+	defer cancel()
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("fold %d:%d-%d: %w", partition, batch[0].Offset, batch[len(batch)-1].Offset, err)

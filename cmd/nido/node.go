@@ -42,7 +42,7 @@ type node struct {
 	log      *slog.Logger
 
 	pool       *pgxpool.Pool // for requests
-	foldPool   *pgxpool.Pool // for the fold and its listeners: requests cannot starve them
+	foldPool   *pgxpool.Pool // for the fold, its listeners and life signs: requests cannot starve them
 	cluster    *kafka.Cluster
 	events     *kafka.Log
 	requests   *kafka.Requests
@@ -113,7 +113,7 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if n.keyring, err = keyring.New(ctx, n.pool, master); err != nil {
 		return err
 	}
-	if n.boots, err = postgres.NewBoots(n.pool); err != nil {
+	if n.boots, err = postgres.NewBoots(n.foldPool); err != nil {
 		return err
 	}
 	n.admission = admission.New(n.pool)

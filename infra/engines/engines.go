@@ -61,8 +61,8 @@ func (e *Engines) ClickHouseURL() string { return e.clickHouseURL }
 // MasterKey is the key that wraps all data keys: 32 random bytes in base64, made at the first start of the directory.
 func (e *Engines) MasterKey() string { return e.masterKey }
 
-// Done is closed when the engines no longer run as a whole: after Stop, or when a child has ended by itself. Engines
-// are not started again by themselves; the owner calls Stop and decides.
+// Done is closed when the engines no longer run as a whole: after Stop, or when Postgres has ended by itself. It is not
+// started again; the owner calls Stop and decides. ClickHouse is, at the same address, unless it keeps ending.
 func (e *Engines) Done() <-chan struct{} { return e.done }
 
 // Err says, once Done is closed, which child ended by itself and how its log ends; nil after an ordered Stop.

@@ -65,7 +65,7 @@ func start(ctx context.Context, cfg Config) (*Engines, error) {
 		defer cancel()
 		return nil, errors.Join(err, s.stopAll(stopCtx, r))
 	}
-	return s.watch(r), nil
+	return s.watch(context.WithoutCancel(ctx), r), nil
 }
 
 // startAll starts the engines. On an error it answers with what runs nevertheless.
@@ -107,8 +107,9 @@ func (s *station) startAll(ctx context.Context) (*running, error) {
 	return r, nil
 }
 
-// watch hands the running engines to their owner, and tells it when a child ends that nobody stopped.
-func (s *station) watch(r *running) *Engines {
+// watch hands the running engines to their owner, keeps ClickHouse running, and tells the owner when a child has ended
+// for good that nobody stopped.
+func (s *station) watch(ctx context.Context, r *running) *Engines {
 	e := &Engines{
 		kafkaBrokers:  []string{address(r.broker.port)},
 		postgresURL:   r.postgres.url(postgresDatabase),
@@ -119,16 +120,23 @@ func (s *station) watch(r *running) *Engines {
 	var stopping atomic.Bool
 	var watchers sync.WaitGroup
 	ended := make(chan struct{})
-	for _, c := range []*child{r.postgres.child, r.clickHouse.child} {
-		watchers.Go(func() {
-			c.keepLogSmall(ended)
-			if !stopping.Load() {
-				e.finish(c.failure())
-			}
-		})
-	}
+	watchers.Go(func() {
+		r.postgres.child.keepLogSmall(ended)
+		if !stopping.Load() {
+			e.finish(r.postgres.child.failure())
+		}
+	})
+	keeping, letGo := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() {
+		if err := s.keepClickHouse(keeping, r); err != nil {
+			e.finish(err)
+		}
+	})
 	e.stop = func(ctx context.Context) error {
 		stopping.Store(true)
+		letGo()
+		keeper.Wait() // from here on nobody starts anything
 		ctx, cancel := context.WithTimeout(ctx, s.StopTimeout)
 		defer cancel()
 		err := s.stopAll(ctx, r)

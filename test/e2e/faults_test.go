@@ -18,15 +18,23 @@ import (
 // soon is how long a caller waits for a refusal while an engine is down; a second, and what a busy machine adds.
 const soon = 1500 * time.Millisecond
 
+// patience is how long it waits where an engine is there and says nothing.
+const patience = 3 * time.Second
+
 // wants holds a request's status, code and time against what is wanted.
 func wants(t *testing.T, c *client, status int, code, method, path string, body any) {
+	t.Helper()
+	wantsWithin(t, soon, c, status, code, method, path, body)
+}
+
+func wantsWithin(t *testing.T, limit time.Duration, c *client, status int, code, method, path string, body any) {
 	t.Helper()
 	began := time.Now()
 	got, err := c.do(t.Context(), method, path, body)
 	took := time.Since(began)
 	// A write that was on its way when its engine went may or may not have arrived.
 	unsure := status == 503 && method != "GET" && got.code() == "unknown_outcome"
-	if err != nil || got.status != status || got.code() != code && !unsure || took > soon {
+	if err != nil || got.status != status || got.code() != code && !unsure || took > limit {
 		t.Errorf("%s %s: %d %s after %v, %v: %s", method, path, got.status, got.code(), took, err, got.body)
 	}
 }
@@ -125,6 +133,48 @@ func TestAnEngineThatIsDown(t *testing.T) {
 		await(t, 20*time.Second, "the node to be ready again", func() bool { return ready() == 200 })
 		root.chat(agent.ID, "postgres-again", "hola")
 		await(t, 30*time.Second, "every turn to have its end", func() bool { return openTurns(t, in) == 0 })
+	})
+
+	t.Run("Postgres hanging: everything is refused, and it recovers by itself", func(t *testing.T) {
+		root.chat(agent.ID, "used", "hola") // connections that have just been used are not tried before they are used again
+		in.postgres.hold(true)
+		for range 3 {
+			wantsWithin(t, patience, root, 503, "unavailable", "GET", "/api/agents/"+agent.ID, nil)
+			wantsWithin(t, patience, root, 503, "unavailable", "POST", chatPath(agent.ID), chatBody("frozen", "hola"))
+			wantsWithin(t, patience, root, 503, "unavailable", "PATCH", "/api/agents/"+agent.ID, map[string]any{"name": "x"})
+		}
+		if status := ready(); status != 503 {
+			t.Errorf("readyz answers %d", status)
+		}
+		in.postgres.hold(false)
+		await(t, 20*time.Second, "the node to be ready again", func() bool { return ready() == 200 })
+		await(t, 20*time.Second, "chats to be answered again", func() bool {
+			got, err := root.do(t.Context(), "POST", chatPath(agent.ID), chatBody("frozen-again", "hola"))
+			return err == nil && got.status == 200
+		})
+	})
+
+	t.Run("Postgres elsewhere: connections that hear nothing any more are given up", func(t *testing.T) {
+		load, stop := context.WithCancel(t.Context())
+		defer stop()
+		var under sync.WaitGroup
+		var answered atomic.Int64
+		for i := range 8 {
+			under.Go(func() {
+				for j := 0; load.Err() == nil; j++ {
+					if got, err := root.do(load, "POST", chatPath(agent.ID), chatBody(fmt.Sprintf("moved-%d-%d", i, j), "hola")); err == nil && got.status == 200 {
+						answered.Add(1)
+					}
+				}
+			})
+		}
+		await(t, 10*time.Second, "chats to be answered", func() bool { return answered.Load() > 20 })
+		in.postgres.strand() // in the middle of a transaction of the fold, most likely
+		before := answered.Load()
+		await(t, 30*time.Second, "chats to be answered again", func() bool { return answered.Load() > before+50 })
+		stop()
+		under.Wait()
+		await(t, 20*time.Second, "every turn to have its end", func() bool { return openTurns(t, in) == 0 })
 	})
 
 	t.Run("ClickHouse: only logs and statistics wait, and they catch up", func(t *testing.T) {

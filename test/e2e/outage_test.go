@@ -127,7 +127,8 @@ type gate struct {
 	moving   *sync.Cond // wakes what was held
 	held     bool
 	listener net.Listener
-	open     map[net.Conn]bool
+	lives    int               // how often what was open has been left to itself
+	open     map[net.Conn]bool // whether it leads to the engine
 }
 
 func openGate(t *testing.T, target string) *gate {
@@ -184,6 +185,19 @@ func (g *gate) hold(held bool) {
 	g.moving.Broadcast()
 }
 
+// strand ends what is open towards the engine and does not say so to the nodes, and passes what is opened from now on: as
+// after a failover to another machine, of which the old connections hear nothing.
+func (g *gate) strand() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lives++
+	for conn, engine := range g.open {
+		if engine {
+			conn.Close()
+		}
+	}
+}
+
 func (g *gate) serve(from net.Conn) {
 	to, err := net.Dial("tcp", g.target)
 	if err != nil {
@@ -191,9 +205,9 @@ func (g *gate) serve(from net.Conn) {
 		return
 	}
 	g.mu.Lock()
-	away := g.listener == nil
+	away, life := g.listener == nil, g.lives
 	if !away {
-		g.open[from], g.open[to] = true, true
+		g.open[from], g.open[to] = false, true
 	}
 	g.mu.Unlock()
 	if away {
@@ -202,8 +216,8 @@ func (g *gate) serve(from net.Conn) {
 		return
 	}
 	var ways sync.WaitGroup
-	ways.Go(func() { g.pass(to, from) })
-	ways.Go(func() { g.pass(from, to) })
+	ways.Go(func() { g.pass(to, from, life) })
+	ways.Go(func() { g.pass(from, to, life) })
 	ways.Wait()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -212,14 +226,14 @@ func (g *gate) serve(from net.Conn) {
 }
 
 // pass moves bytes one way until either side ends, and then ends both.
-func (g *gate) pass(to, from net.Conn) {
+func (g *gate) pass(to, from net.Conn, life int) {
 	defer to.Close()
 	defer from.Close()
 	part := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(part)
 		g.mu.Lock()
-		for g.held {
+		for g.held || g.lives != life && len(g.open) > 0 {
 			g.moving.Wait()
 		}
 		g.mu.Unlock()
