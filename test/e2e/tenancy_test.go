@@ -96,7 +96,7 @@ func (v tenant) aim(t *testing.T, route, method string, item *openapi3.PathItem,
 	}
 	c.path = strings.Join(segments, "/")
 	if op.RequestBody != nil {
-		c.body = v.sample(op.RequestBody.Value.Content["application/json"].Schema.Value, "")
+		c.body = v.bodyOf(op.RequestBody.Value.Content["application/json"])
 	}
 	c.aimed = c.aimed || (op.Extensions["x-nido-scope"] == "chat" && method == http.MethodPost)
 	query, named := url.Values{}, url.Values{}
@@ -134,6 +134,20 @@ func (v tenant) aim(t *testing.T, route, method string, item *openapi3.PathItem,
 		calls = append(calls, with(all))
 	}
 	return calls
+}
+
+// bodyOf is the contract's own example of a body, where it has one, or one that its schema allows.
+func (v tenant) bodyOf(media *openapi3.MediaType) any {
+	for _, name := range slices.Sorted(maps.Keys(media.Examples)) {
+		if example, ok := media.Examples[name].Value.Value.(map[string]any); ok {
+			body := maps.Clone(example)
+			if _, names := body["model"]; names {
+				body["model"] = v.agentID
+			}
+			return body
+		}
+	}
+	return v.sample(media.Schema.Value, "")
 }
 
 // sample makes a value that a schema allows; what names an agent names the tenant's.
