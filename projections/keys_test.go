@@ -22,11 +22,14 @@ func TestARotatedKeyHasItsEarlierSecretsUntilTheirGracesEnd(t *testing.T) {
 	version := domain.Version(0)
 	rotate := func(hash byte, grace time.Duration) time.Time {
 		version++
-		at := noon.Add(time.Duration(version) * time.Minute)
+		at, until := noon.Add(time.Duration(version)*time.Minute), time.Time{} // without a grace it is over by any clock
+		if grace > 0 {
+			until = at.Add(grace)
+		}
 		db.apply(t, story.add(commit(apikey.Aggregate, "k1", version, "r"+string('a'+hash), at, apikey.Rotated{
-			Hash: []byte{hash}, Hint: "1111", GraceUntil: at.Add(grace), RotatedBy: "root",
+			Hash: []byte{hash}, Hint: "1111", GraceUntil: until, RotatedBy: "root",
 		})))
-		return at.Add(grace)
+		return until
 	}
 	check := func(what string, newest byte, earlier []byte, graces ...time.Time) {
 		t.Helper()
@@ -48,11 +51,14 @@ func TestARotatedKeyHasItsEarlierSecretsUntilTheirGracesEnd(t *testing.T) {
 	check("rotated again", 2, []byte{0, 1}, long, longer)
 	short := rotate(3, time.Hour)
 	check("rotated with a shorter grace", 3, []byte{0, 1, 2}, short, short, short)
-	for hash := byte(4); hash < 4+apikey.MaxEarlierSecrets; hash++ {
-		short = rotate(hash, 0)
+	over := rotate(4, 0)
+	check("rotated without a grace", 4, []byte{0, 1, 2, 3}, over, over, over, over)
+	for hash := byte(5); hash < 5+apikey.MaxEarlierSecrets; hash++ {
+		rotate(hash, 0)
 	}
+	last := noon.Add(time.Duration(version) * time.Minute)
 	got, err := keys.Get(t.Context(), "acc_1", "k1")
-	if err != nil || len(got.Graces) != apikey.MaxEarlierSecrets || got.Hint != "1111" || got.RotatedAt == nil || !got.RotatedAt.Equal(short) {
+	if err != nil || len(got.Graces) != apikey.MaxEarlierSecrets || got.Hint != "1111" || got.RotatedAt == nil || !got.RotatedAt.Equal(last) {
 		t.Errorf("after many rotations: %+v, %v", got, err)
 	}
 }

@@ -120,7 +120,11 @@ func TestRotation(t *testing.T) {
 		return command
 	}
 	rotated := func(hash string, grace time.Duration) apikey.Rotated {
-		return apikey.Rotated{Hash: []byte(hash), Hint: "last", GraceUntil: now.Add(grace), RotatedBy: "k1"}
+		event := apikey.Rotated{Hash: []byte(hash), Hint: "last", RotatedBy: "k1"}
+		if grace > 0 {
+			event.GraceUntil = now.Add(grace)
+		}
+		return event
 	}
 	by := func(scopes []apikey.Scope, agents []string) func(*apikey.Rotate) {
 		return func(c *apikey.Rotate) { c.Issuer = apikey.Grant{Scopes: scopes, AgentIDs: agents} }

@@ -108,7 +108,11 @@ func (c Rotate) decide(s State) ([]Event, error) {
 	case c.Grace > 0 && inGrace >= MaxEarlierSecrets:
 		return nil, domain.RefuseField("graceSeconds", "invalid_request", "%d secrets are in their grace already; 0 ends them", inGrace)
 	}
-	return []Event{Rotated{Hash: c.Hash, Hint: c.Hint, GraceUntil: c.Now.Add(c.Grace), RotatedBy: c.By}}, nil
+	rotated := Rotated{Hash: c.Hash, Hint: c.Hint, RotatedBy: c.By}
+	if c.Grace > 0 {
+		rotated.GraceUntil = c.Now.Add(c.Grace)
+	}
+	return []Event{rotated}, nil
 }
 
 func (c Revoke) decide(s State) ([]Event, error) {

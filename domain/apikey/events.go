@@ -28,9 +28,9 @@ type Issued struct {
 
 // Rotated gives a key another secret. The one before works until the grace ends, and no older one works longer.
 type Rotated struct {
-	Hash       []byte    `json:"hash"`       // SHA-256 of the whole key with its new secret
-	Hint       string    `json:"hint"`       // its last four characters
-	GraceUntil time.Time `json:"graceUntil"` // when every secret before it stops working
+	Hash       []byte    `json:"hash"`                // SHA-256 of the whole key with its new secret
+	Hint       string    `json:"hint"`                // its last four characters
+	GraceUntil time.Time `json:"graceUntil,omitzero"` // when every secret before it stops working; zero is at once, by any clock
 	RotatedBy  string    `json:"rotatedBy,omitempty"`
 }
 

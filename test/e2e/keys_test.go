@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// nodes are two API nodes whose processes the test can stop.
+// nodes are two API nodes and what folds for them; the test can stop their processes.
 type nodes struct {
+	projector *process
 	processes [2]*process
 	clients   [2]*client
 }
@@ -24,8 +25,7 @@ func startNodes(t *testing.T) nodes {
 	t.Helper()
 	_, engines := startEngines(t, t.TempDir())
 	root := bootstrap(t, engines)
-	startNode(t, engines, "projector,sweeper")
-	var n nodes
+	n := nodes{projector: startNode(t, engines, "projector,sweeper")}
 	for i := range n.processes {
 		n.processes[i] = startNode(t, engines, "api")
 		n.clients[i] = newClient(t, n.processes[i].base, root)
@@ -45,54 +45,59 @@ func (c *client) issueKey(scopes ...string) keyView {
 	return key
 }
 
-// volley calls both nodes with one key from many goroutines until it is told to stop, and remembers what came of calls
-// that started after the key had been taken away.
+// volley calls both nodes with one key from many goroutines while something is taken away, and remembers what came of the
+// calls that started after that had answered.
 type volley struct {
-	revoked  atomic.Bool // the revoke has answered
+	code     string // what every call must get from then on
+	chatOnly bool
+	gone     atomic.Bool // the taking away has answered
 	before   atomic.Int64
 	after    atomic.Int64
 	accepted atomic.Int64 // of those that started after it
 	broken   atomic.Int64 // calls without an answer
 }
 
-// fire makes so many calls at once per round, until calls after the revoke have been made often enough.
-func (v *volley) fire(t *testing.T, n nodes, key, agentID string, concurrent int, enough int64) *sync.WaitGroup {
-	t.Helper()
+// fire begins the calls; they end when so many have started after the taking away.
+func (v *volley) fire(n nodes, key, agentID string, concurrent int, enough int64) *sync.WaitGroup {
 	var group sync.WaitGroup
 	for i := range concurrent {
 		own := n.clients[i%2].with(key)
 		group.Go(func() {
 			for v.after.Load() < enough {
-				late := v.revoked.Load() // read before the call starts
-				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-				var got answer
-				var err error
-				if i%4 < 2 {
-					got, err = own.do(ctx, "GET", "/api/me", nil)
-				} else {
-					got, err = own.do(ctx, "POST", "/api/v2/agent/"+agentID+"/chat", chatBody("", "hola"))
-				}
-				cancel()
-				switch {
-				case err != nil:
-					v.broken.Add(1)
-				case !late:
-					v.before.Add(1)
-				default:
-					v.after.Add(1)
-					if got.status != http.StatusUnauthorized || got.code() != "revoked_api_key" {
-						v.accepted.Add(1)
-					}
-				}
+				late := v.gone.Load() // read before the call starts
+				v.note(late, own, agentID, v.chatOnly || i%4 < 2)
 			}
 		})
 	}
 	return &group
 }
 
+func (v *volley) note(late bool, own *client, agentID string, chats bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var got answer
+	var err error
+	if chats {
+		got, err = own.do(ctx, "POST", "/api/v2/agent/"+agentID+"/chat", chatBody("", "hola"))
+	} else {
+		got, err = own.do(ctx, "GET", "/api/me", nil)
+	}
+	switch {
+	case err != nil:
+		v.broken.Add(1)
+	case !late:
+		v.before.Add(1)
+	default:
+		if got.code() != v.code {
+			v.accepted.Add(1)
+		}
+		v.after.Add(1)
+	}
+}
+
 func (v *volley) report(t *testing.T) {
 	t.Helper()
-	t.Logf("%d calls before the revoke answered, %d that started after it, %d of them accepted, %d without an answer",
+	t.Logf("%d calls before it was gone, %d that started after that, %d of them accepted, %d without an answer",
 		v.before.Load(), v.after.Load(), v.accepted.Load(), v.broken.Load())
 	if v.accepted.Load() != 0 || v.broken.Load() != 0 || v.before.Load() == 0 {
 		t.Error("a key that was taken away still opened, or nothing was asked")
@@ -104,56 +109,77 @@ func TestKeysAcrossNodes(t *testing.T) {
 	n := startNodes(t)
 	agent := n.clients[0].createAgent("Ventas")
 
-	t.Run("once a revoke has answered no node accepts the key", func(t *testing.T) {
-		key := n.clients[0].issueKey("chat")
-		var v volley
-		group := v.fire(t, n, key.Key, agent.ID, 64, 1000)
-		await(t, time.Minute, "calls on the way", func() bool { return v.before.Load() >= 300 })
-		n.clients[0].must(http.StatusOK, "POST", "/api/keys/"+key.ID+"/revoke", map[string]any{"reason": "leaked"})
-		v.revoked.Store(true)
-		group.Wait()
-		v.report(t)
-	})
+	for sentence, test := range map[string]struct {
+		code     string
+		chatOnly bool
+		enough   int64
+		takeAway func(t *testing.T, root *client, account, agentID string, key keyView)
+	}{
+		"once a revoke has answered no node accepts the key": {"revoked_api_key", false, 1000, func(_ *testing.T, root *client, _, _ string, key keyView) {
+			root.must(http.StatusOK, "POST", "/api/keys/"+key.ID+"/revoke", map[string]any{"reason": "leaked"})
+		}},
+		"nor where the projector lags": {"revoked_api_key", false, 300, func(t *testing.T, root *client, _, _ string, key keyView) {
+			n.projector.signal(syscall.SIGSTOP)
+			answered := make(chan error, 1)
+			go func() {
+				got, err := root.do(context.Background(), "DELETE", "/api/keys/"+key.ID, nil)
+				if err == nil && got.status != http.StatusNoContent {
+					err = fmt.Errorf("status %d: %s", got.status, got.body)
+				}
+				answered <- err
+			}()
+			select {
+			case err := <-answered:
+				t.Errorf("it answered before it was visible: %v", err)
+			case <-time.After(time.Second):
+			}
+			n.projector.signal(syscall.SIGCONT)
+			if err := <-answered; err != nil {
+				t.Error(err)
+			}
+		}},
+		"nor the secret before, once a rotation without a grace has": {"expired_api_key", false, 300, func(_ *testing.T, root *client, _, _ string, key keyView) {
+			root.must(http.StatusOK, "POST", "/api/keys/"+key.ID+"/rotate", nil)
+		}},
+		"nor any key of an account, once its suspension has": {"account_suspended", false, 300, func(_ *testing.T, _ *client, account, _ string, _ keyView) {
+			n.clients[0].must(http.StatusOK, "POST", "/api/accounts/"+account+"/suspend", nil)
+		}},
+		"nor a message to an agent, once its pause has": {"agent_paused", true, 300, func(_ *testing.T, root *client, _, agentID string, _ keyView) {
+			root.must(http.StatusOK, "POST", "/api/agents/"+agentID+"/pause", nil)
+		}},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			account, root := n.clients[0].customer("enterprise")
+			agent, key := root.createAgent("Ventas"), root.issueKey("chat")
+			v := volley{code: test.code, chatOnly: test.chatOnly}
+			group := v.fire(n, key.Key, agent.ID, 64, test.enough)
+			await(t, time.Minute, "calls on the way", func() bool { return v.before.Load() >= 200 })
+			test.takeAway(t, root, account, agent.ID, key)
+			v.gone.Store(true)
+			group.Wait()
+			v.report(t)
+		})
+	}
 
 	t.Run("nor does a node that stood still meanwhile", func(t *testing.T) {
 		key := n.clients[0].issueKey("chat")
-		// A thousand calls start while the node stands still: it reads them when it goes on. Their answers may come from
-		// connections that were made before.
-		for i := range 16 {
-			n.clients[1].with(key.Key).must(http.StatusOK, "GET", "/api/me", nil, "X-Request-Id", fmt.Sprint("warm ", i))
-		}
+		v := volley{code: "revoked_api_key"}
+		own := n.clients[1].with(key.Key)
+		own.must(http.StatusOK, "GET", "/api/me", nil) // the node has seen the key, and connections to it are open
+		v.before.Add(1)
 		n.processes[1].signal(syscall.SIGSTOP)
 		n.clients[0].must(http.StatusOK, "POST", "/api/keys/"+key.ID+"/revoke", map[string]any{"reason": "leaked"})
-		var v volley
-		v.revoked.Store(true)
 		var started atomic.Int64
 		var group sync.WaitGroup
-		for i := range 1000 {
+		for i := range 1000 { // it reads them when it goes on
 			group.Go(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-				defer cancel()
-				node := n.clients[1].with(key.Key)
 				started.Add(1)
-				var got answer
-				var err error
-				if i%2 == 0 {
-					got, err = node.do(ctx, "GET", "/api/me", nil)
-				} else {
-					got, err = node.do(ctx, "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola"))
-				}
-				switch {
-				case err != nil:
-					v.broken.Add(1)
-				case got.status != http.StatusUnauthorized:
-					v.accepted.Add(1)
-				}
-				v.after.Add(1)
+				v.note(true, own, agent.ID, i%2 == 0)
 			})
 		}
 		await(t, time.Minute, "a thousand calls on the way", func() bool { return started.Load() == 1000 })
 		n.processes[1].signal(syscall.SIGCONT)
 		group.Wait()
-		v.before.Add(16)
 		v.report(t)
 	})
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/jackc/pgx/v5"
 )
 
 // tenant is an account with one of everything.
@@ -32,7 +33,7 @@ type tenant struct {
 }
 
 // settle gives an account one of everything that the contract knows.
-func settle(t *testing.T, root *client, brokers, name string) tenant {
+func settle(t *testing.T, root *client, postgres *pgx.Conn, name string) tenant {
 	t.Helper()
 	id, own := root.customer("scale")
 	word := strings.ToLower(name)
@@ -48,11 +49,9 @@ func settle(t *testing.T, root *client, brokers, name string) tenant {
 		got, err := own.do(t.Context(), "GET", "/api/logs/"+request, nil)
 		return err == nil && got.status == http.StatusOK
 	})
-	turn := ""
-	for _, record := range readTopic(t, brokers, "nido.events") {
-		if found := regexp.MustCompile(`"turn":"(turn_[a-z0-9]+)"`).FindSubmatch(record.Value); found != nil && bytes.Contains(record.Value, []byte(id)) {
-			turn = string(found[1])
-		}
+	var turn string
+	if err := postgres.QueryRow(t.Context(), `SELECT turn FROM read.messages WHERE id = $1`, reply.MessageID).Scan(&turn); err != nil {
+		t.Fatal(err)
 	}
 	return tenant{
 		id: id, client: own, slug: agent.Slug, agentID: agent.ID,
@@ -97,7 +96,7 @@ func (v tenant) aim(t *testing.T, route, method string, item *openapi3.PathItem,
 	}
 	c.path = strings.Join(segments, "/")
 	if op.RequestBody != nil {
-		c.body = v.sample(op.RequestBody.Value.Content["application/json"].Schema.Value, "")
+		c.body = v.bodyOf(op.RequestBody.Value.Content["application/json"])
 	}
 	c.aimed = c.aimed || (op.Extensions["x-nido-scope"] == "chat" && method == http.MethodPost)
 	query, named := url.Values{}, url.Values{}
@@ -135,6 +134,20 @@ func (v tenant) aim(t *testing.T, route, method string, item *openapi3.PathItem,
 		calls = append(calls, with(all))
 	}
 	return calls
+}
+
+// bodyOf is the contract's own example of a body, where it has one, or one that its schema allows.
+func (v tenant) bodyOf(media *openapi3.MediaType) any {
+	for _, name := range slices.Sorted(maps.Keys(media.Examples)) {
+		if example, ok := media.Examples[name].Value.Value.(map[string]any); ok {
+			body := maps.Clone(example)
+			if _, names := body["model"]; names {
+				body["model"] = v.agentID
+			}
+			return body
+		}
+	}
+	return v.sample(media.Schema.Value, "")
 }
 
 // sample makes a value that a schema allows; what names an agent names the tenant's.
@@ -223,8 +236,12 @@ func TestNobodyReachesAnotherAccountsThings(t *testing.T) {
 	key := bootstrap(t, engines)
 	node := startNode(t, engines, "api,projector,sweeper")
 	root := newClient(t, node.base, key)
-	brokers := variable(t, engines, "NIDO_KAFKA_BROKERS")
-	victim, stranger := settle(t, root, brokers, "Ajeno"), settle(t, root, brokers, "Propio")
+	postgres, err := pgx.Connect(t.Context(), variable(t, engines, "NIDO_POSTGRES_URL"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = postgres.Close(context.WithoutCancel(t.Context())) }() // the test is over
+	victim, stranger := settle(t, root, postgres, "Ajeno"), settle(t, root, postgres, "Propio")
 
 	document, err := openapi3.NewLoader().LoadFromFile("../../api/openapi.yaml")
 	if err != nil {
