@@ -21,16 +21,19 @@ type Cluster struct {
 	closed bool
 }
 
-// Errors of Open. Both need an operator.
+// Errors of Open. They need an operator.
 var (
 	// ErrPartitionsChanged: the events topic has another count of partitions than at its creation. Streams are spread
 	// by the count, so a stream's later commits would land behind another order. Growing means an offline copy.
 	ErrPartitionsChanged = errors.New("the events topic's partition count has changed")
 	// ErrEventsMissing: the control topic says that there was an events topic, but there is none.
 	ErrEventsMissing = errors.New("the events topic is gone")
+	// ErrNoLog: there is no log of this name, and none was to be made.
+	ErrNoLog = errors.New("there is no such log")
 )
 
-// Open connects, makes sure that the topics exist with their settings, and checks the partition count.
+// Open connects, makes sure that the topics exist with their settings, and checks the partition count. Where they must
+// exist it only looks.
 func Open(ctx context.Context, config Config) (*Cluster, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("kafka configuration: %w", err)
@@ -44,7 +47,11 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("connect to kafka: %w", err)
 	}
 	cluster := &Cluster{config: config, client: client}
-	if err := cluster.ensureTopics(ctx); err != nil {
+	prepare := cluster.ensureTopics
+	if config.MustExist {
+		prepare = cluster.findTopics
+	}
+	if err := prepare(ctx); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
 	return cluster, nil

@@ -31,6 +31,8 @@ type Config struct {
 	Partitions int32
 	// ReplicationFactor is that of topics that do not exist yet. Default: 3, or the count of brokers if that is less.
 	ReplicationFactor int16
+	// MustExist refuses to create topics or to change their settings: for those who only look at a log.
+	MustExist bool
 	// Logger is told what the caller of a method is not. Required.
 	Logger *slog.Logger
 }

@@ -568,6 +568,28 @@ func TestStartRefusesAnotherPartitionCountAndAMissingLog(t *testing.T) {
 	}
 }
 
+func TestWhoOnlyLooksAtALogMakesNone(t *testing.T) {
+	brokers := startBrokers(t, 1)
+	looking := brokers.config()
+	looking.MustExist = true
+	for range 2 { // the first look must not have made it
+		if _, err := Open(t.Context(), looking); !errors.Is(err, ErrNoLog) {
+			t.Fatalf("a log that is not there: %v", err)
+		}
+	}
+	brokers.open(3)
+	cluster, err := Open(t.Context(), looking)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count, err := cluster.Partitions(); err != nil || count != 3 {
+		t.Errorf("%d partitions, %v", count, err)
+	}
+	if err := cluster.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConfigurationsNameAllTheirFaults(t *testing.T) {
 	err := Config{Brokers: []string{""}, Prefix: "a b", Partitions: -1, ReplicationFactor: -1}.Validate()
 	for _, fault := range []string{"brokers", "prefix", "partitions", "replication", "logger"} {

@@ -79,6 +79,26 @@ func (c *Cluster) ensureTopics(ctx context.Context) error {
 	return err
 }
 
+// findTopics looks whether there is a log and whether it is the one that was created.
+func (c *Cluster) findTopics(ctx context.Context) error {
+	for _, topic := range []string{c.Control(), c.Events()} {
+		if _, exists, err := c.countPartitions(ctx, topic); err != nil {
+			return err
+		} else if !exists {
+			return fmt.Errorf("%w: no topic %s", ErrNoLog, topic)
+		}
+	}
+	recorded, found, err := c.recordedPartitions(ctx)
+	if err != nil {
+		return err
+	}
+	count, _, err := c.countPartitions(ctx, c.Events())
+	if err == nil && found && recorded != count {
+		err = fmt.Errorf("%w: %s has %d, but was created with %d", ErrPartitionsChanged, c.Events(), count, recorded)
+	}
+	return err
+}
+
 // ensureTopic returns the topic's partition count and whether this call created it. A topic that exists keeps its
 // count; where strict, settings that differ are put right.
 func (c *Cluster) ensureTopic(ctx context.Context, admin sarama.ClusterAdmin, topic string, partitions int32, settings map[string]string, strict bool) (int32, bool, error) {

@@ -34,7 +34,7 @@ type world struct {
 	served  *projections.Postgres
 }
 
-func newWorld(t *testing.T, partitions int32) *world {
+func newWorld(t testing.TB, partitions int32) *world {
 	t.Helper()
 	brokers, prefix := enginestest.Kafka(t)
 	w := &world{url: enginestest.Postgres(t)}
@@ -63,7 +63,7 @@ func newWorld(t *testing.T, partitions int32) *world {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func (w *world) open(t *testing.T, schema string) *pgxpool.Pool {
+func (w *world) open(t testing.TB, schema string) *pgxpool.Pool {
 	t.Helper()
 	pool, err := postgres.Open(t.Context(), postgres.Config{URL: w.url, Schemas: []string{schema, "nido"}, AcquireTimeout: 10 * time.Second, Relaxed: true})
 	if err != nil {
@@ -93,7 +93,7 @@ func (w *world) append(t *testing.T, from, count int) {
 }
 
 // fold takes a projector to the log's ends.
-func (w *world) fold(t *testing.T, target replay.Target) error {
+func (w *world) fold(t testing.TB, target replay.Target) error {
 	t.Helper()
 	ends, err := w.cluster.Ends(t.Context())
 	if err != nil {
