@@ -136,8 +136,8 @@ func (b *bench) nodesOf(ctx context.Context, build string) (*cluster, error) {
 		return nil, err
 	}
 	args := []string{"--roles", "api", "--providers", providers}
-	if b.profile != "" && build == b.nido {
-		args = append(args, "--profile", b.profile)
+	if build == b.nido {
+		args = b.profiled(args...)
 	}
 	if c.api, err = b.node(ctx, build, "api", args...); err != nil {
 		return nil, err
@@ -150,6 +150,14 @@ func (b *bench) nodesOf(ctx context.Context, build string) (*cluster, error) {
 	}
 	c.slow, err = c.createAgent(ctx, "slow")
 	return c, err
+}
+
+// profiled adds what makes a node write a CPU profile, where one is wanted.
+func (b *bench) profiled(args ...string) []string {
+	if b.profile != "" {
+		args = append(args, "--profile", b.profile)
+	}
+	return args
 }
 
 func (b *bench) stopCluster() {

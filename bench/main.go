@@ -80,9 +80,9 @@ func parse() settings {
 	flag.DurationVar(&s.span, "span", 6*time.Second, "length of one measurement")
 	flag.DurationVar(&s.rssLoad, "rss-load", time.Minute, "full load before memory is read")
 	flag.DurationVar(&s.rssHold, "rss-hold", 10*time.Minute, "how long memory has to stay flat under load afterwards")
-	flag.IntVar(&s.catchUp, "catch-up", 10_000, "chat turns in the log that the projectors catch up with")
+	flag.IntVar(&s.catchUp, "catch-up", 20_000, "chat turns in the log that the projectors catch up with")
 	flag.StringVar(&s.out, "out", "", "write the results as JSON to this file")
-	flag.StringVar(&s.profile, "profile", "", "let the API node write a CPU profile to this file")
+	flag.StringVar(&s.profile, "profile", "", "let the node under test write a CPU profile to this file: the API node, or in rows 9 and 10 the projector; with one -row, since every node that starts writes it anew")
 	flag.BoolVar(&s.keepLogs, "v", false, "show what the nodes log")
 	flag.Func("row", "measure only this row of the table (0: the start of nido dev); may be given more than once", func(text string) error {
 		number, err := strconv.Atoi(text)

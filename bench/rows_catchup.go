@@ -124,7 +124,7 @@ func postgresCatchUp(ctx context.Context, b *bench) error {
 		if _, err := conn.Exec(ctx, `DROP TABLE bare; DROP SCHEMA read CASCADE; CHECKPOINT`); err != nil {
 			return err
 		}
-		projector, err := b.node(ctx, b.nido, "projector", "--roles", "projector")
+		projector, err := b.node(ctx, b.nido, "projector", b.profiled("--roles", "projector")...)
 		if err != nil {
 			return err
 		}
@@ -179,7 +179,7 @@ func clickHouseCatchUp(ctx context.Context, b *bench) error {
 		if err := conn.Exec(ctx, "DROP DATABASE `"+folds+"` SYNC"); err != nil {
 			return err
 		}
-		projector, err := b.node(ctx, b.nido, "projector", "--roles", "projector")
+		projector, err := b.node(ctx, b.nido, "projector", b.profiled("--roles", "projector")...)
 		if err != nil {
 			return err
 		}

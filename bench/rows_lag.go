@@ -34,7 +34,7 @@ func lag(ctx context.Context, b *bench) error {
 	}
 	defer conn.Close(ctx)
 	load := b.chat(c, c.fast)
-	load.Rate, load.Span = 500, max(b.span, 5*time.Second)
+	load.Rate, load.Span = 500, max(3*b.span, 5*time.Second)
 	type outcome struct {
 		m   measurement
 		err error

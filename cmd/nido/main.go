@@ -15,12 +15,12 @@ import (
 	"github.com/nidohq/nido/infra/engines"
 )
 
-// main keeps 32 MiB that nobody touches, and that therefore take no memory: with a live heap of a few megabytes the
+// main keeps 16 MiB that nobody touches, and that therefore take no memory: with a live heap of a few megabytes the
 // collector would run many times a second for nothing. Unlike a higher GOGC they add a constant, not a factor, when
 // thousands of streams are held; unlike GOGC=off with a memory limit there is no limit to be caught under.
 func main() {
 	engines.RunChild() // does not return where this process is the ClickHouse child
-	headroom := make([]byte, 32<<20)
+	headroom := make([]byte, 16<<20)
 	defer runtime.KeepAlive(headroom)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
