@@ -145,7 +145,8 @@ func TestProjectorsAndKafkaNodesComeAndGoUnderLoad(t *testing.T) {
 	survivor := startNode(t, engines, "projector,sweeper")
 	defer func() {
 		if t.Failed() {
-			t.Logf("the first projector says %s", newClient(t, survivor.base, key).must(http.StatusOK, "GET", "/readyz", nil).body)
+			says, err := newClient(t, survivor.base, key).do(context.WithoutCancel(t.Context()), "GET", "/readyz", nil)
+			t.Logf("the first projector says %s (%v)", says.body, err)
 		}
 	}()
 	doomed := startNode(t, engines, "projector", throughTunnel(t, variable(t, engines, "NIDO_CLICKHOUSE_URL")))
