@@ -29,6 +29,16 @@ test/sdk/node_modules/.package-lock.json: test/sdk/package-lock.json
 	cd test/sdk && npm ci --ignore-scripts --prefer-offline
 	@touch $@
 
+# test-kafka runs what touches the log on a real Apache Kafka of three nodes, and kills them in turn. It needs Java 17
+# and, the first time, Maven.
+test-kafka: setup build
+	@infra/kafkatest/setup.sh
+	go build -o bin/kafkatest ./infra/kafkatest/run
+	@data="$$(mktemp -d)" && trap 'rm -rf "$$data"' EXIT && \
+	bin/nido engines --data "$$data/engines" -- bin/kafkatest --data "$$data/kafka" -- sh -c '\
+	go test -tags realkafka -count=1 -timeout 10m ./infra/kafka && \
+	go test -tags realkafka -count=1 -timeout 10m -run "TestTwoNodes|TestProjectorsAndKafkaNodes" ./test/e2e'
+
 # lint also breaks each import rule on purpose.
 lint: $(lint_tool)
 	$(lint_tool) run

@@ -66,9 +66,13 @@ func endedAt(end conversation.Command) time.Time {
 func (c *Chat) end(open *opening, said generation) (conversation.Command, error) {
 	now := c.Clock().UTC().Truncate(time.Microsecond)
 	text := open.key.Seal([]byte(said.text))
+	begun := text // what is kept of a reply that is not whole
+	if said.text == "" {
+		begun = domain.Sealed{} // it ended before its first word, and is no message
+	}
 	failed := func(code string) conversation.Command {
 		return conversation.Fail{ReplyFailed: conversation.ReplyFailed{
-			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage, Code: code, At: now,
+			Turn: open.id, Message: open.replyID(), Text: begun, Model: said.model, Usage: said.usage, Code: code, At: now,
 		}}
 	}
 	modelError, ok := errors.AsType[*ModelError](said.err)
@@ -80,7 +84,7 @@ func (c *Chat) end(open *opening, said generation) (conversation.Command, error)
 		}}, nil
 	case errors.Is(said.err, ErrClientGone):
 		return conversation.Cancel{ReplyCancelled: conversation.ReplyCancelled{
-			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage, At: now,
+			Turn: open.id, Message: open.replyID(), Text: begun, Model: said.model, Usage: said.usage, At: now,
 		}}, ErrClientGone
 	case errors.Is(said.err, errStopping):
 		return failed(Interrupted), &ModelError{Code: Interrupted, Retryable: true, Err: said.err}
@@ -130,7 +134,7 @@ func (c *Chat) later(ctx context.Context, open *opening, end conversation.Comman
 // may still be on its way to the fold; so it is looked for until the turn's deadline, when any sweeper may end it.
 func (c *Chat) abandon(ctx context.Context, open *opening) {
 	end := conversation.Fail{ReplyFailed: conversation.ReplyFailed{
-		Turn: open.id, Message: open.replyID(), Text: open.key.Seal(nil), Model: open.prompt.Model, Code: Interrupted,
+		Turn: open.id, Message: open.replyID(), Model: open.prompt.Model, Code: Interrupted,
 		At: c.Clock().UTC().Truncate(time.Microsecond),
 	}}
 	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {

@@ -62,6 +62,9 @@ func TestAModelThatFailsEndsItsTurn(t *testing.T) {
 				if plain := c.open(t, end.Text); end.Code != test.code || plain != test.text {
 					t.Errorf("ended as %s with %d bytes %.30q", end.Code, len(plain), plain)
 				}
+				if test.text == "" && !end.Text.IsZero() {
+					t.Error("a reply that failed before its first word is no message, but has a text")
+				}
 				c.holdsNowhere(t, "Hola, soy Ana", "¡Hola", "slow down", "no word of the fold")
 				if _, err := c.chat.Send(t.Context(), metaAt(2), c.turn(t, "otra")); errors.Is(err, commands.ErrStale) || len(c.commits()) != 4 {
 					t.Errorf("the next turn: %v, %d commits", err, len(c.commits()))

@@ -271,3 +271,52 @@ func TestAllNodesAreRenewedOneByOneUnderLoad(t *testing.T) {
 	load.end()
 	load.check(cluster.Events(), brokers.addrs)
 }
+
+func TestTooFewReplicasRefuseACommitSoonAndTakeItAgainWithoutRestart(t *testing.T) {
+	brokers, nodes := nodes(t)
+	cluster, log := brokers.open(1)
+	brokers.append(log, 0, 3)
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := kadm.NewClient(client)
+	defer admin.Close()
+	// The loss of two nodes would also stop the controllers; asking for all three replicas needs the loss of one.
+	all := []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: new("3")}}
+	if answers, err := admin.AlterTopicConfigs(t.Context(), all, cluster.Events()); err != nil || answers[0].Err != nil {
+		t.Fatal(err, answers)
+	}
+	stopped := 1 + leader(t, brokers.addrs, cluster.Events(), 0)%kafkatest.NodeCount // a follower
+	if err := nodes.Stop(t.Context(), stopped); err != nil {
+		t.Fatal(err)
+	}
+	refused := func() bool {
+		begun := time.Now()
+		_, err := log.Append(t.Context(), someCommit(100))
+		if took := time.Since(begun); err != nil && took > time.Second {
+			t.Errorf("it was refused after %v", took)
+		}
+		if err != nil && !errors.Is(err, commands.ErrUnknownOutcome) {
+			t.Errorf("got %v, want ErrUnknownOutcome", err)
+		}
+		return err != nil && strings.Contains(err.Error(), "in-sync replicas")
+	}
+	poll(t, "a commit is refused for want of replicas", refused)
+	if err := nodes.Resume(t.Context(), stopped); err != nil {
+		t.Fatal(err)
+	}
+	if err := nodes.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "a commit is taken", func() bool { _, err := log.Append(t.Context(), someCommit(200)); return err == nil })
+	found := 0
+	for _, record := range readForeign(t, brokers.addrs, cluster.Events()) {
+		if string(record.Key) == string(someCommit(200).Stream) {
+			found++
+		}
+	}
+	if found == 0 {
+		t.Error("the commit that was taken is not in the log")
+	}
+}

@@ -30,7 +30,7 @@ const NodeCount = 3
 
 const (
 	// startPatience bounds a start, of one node or of all: three virtual machines on two busy cores.
-	startPatience = 90 * time.Second
+	startPatience = 3 * time.Minute
 	// stopPatience bounds an ordered stop; a node that hands its partitions over takes a second or two.
 	stopPatience = 30 * time.Second
 )

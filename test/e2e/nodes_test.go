@@ -3,7 +3,7 @@
 package e2e
 
 // This file takes the whole of Nido, on a real Kafka, through what happens to nodes in a year: projectors join and die,
-// Kafka's nodes die and are renewed. The load never stops, and every answer is checked.
+// a Kafka node dies and another is renewed. The load never stops, and every answer is checked.
 
 import (
 	"context"
@@ -28,8 +28,8 @@ import (
 )
 
 const (
-	nodesWorkers = 16 // half of them change agents, half of them chat
-	nodesAgents  = 8
+	nodesWorkers = 8 // half of them change agents, half of them chat
+	nodesAgents  = nodesWorkers / 2
 )
 
 // traffic is applications that never stop: each change is repeated with its Idempotency-Key until it is acknowledged,
@@ -145,7 +145,8 @@ func TestProjectorsAndKafkaNodesComeAndGoUnderLoad(t *testing.T) {
 	survivor := startNode(t, engines, "projector,sweeper")
 	defer func() {
 		if t.Failed() {
-			t.Logf("the first projector says %s", newClient(t, survivor.base, key).must(http.StatusOK, "GET", "/readyz", nil).body)
+			says, err := newClient(t, survivor.base, key).do(context.WithoutCancel(t.Context()), "GET", "/readyz", nil)
+			t.Logf("the first projector says %s (%v)", says.body, err)
 		}
 	}()
 	doomed := startNode(t, engines, "projector", throughTunnel(t, variable(t, engines, "NIDO_CLICKHOUSE_URL")))
@@ -166,12 +167,12 @@ func TestProjectorsAndKafkaNodesComeAndGoUnderLoad(t *testing.T) {
 	load.flows("a Kafka node was killed")
 	must(remote.Resume(t.Context(), killed))
 	must(remote.Settle(t.Context()))
-	for id := range kafkatest.NodeCount {
-		must(remote.Stop(t.Context(), id+1))
-		load.flows(fmt.Sprintf("Kafka node %d was stopped", id+1))
-		must(remote.Resume(t.Context(), id+1))
-		must(remote.Settle(t.Context()))
-	}
+	renewed := killed%kafkatest.NodeCount + 1
+	must(remote.Stop(t.Context(), renewed))
+	load.flows("another Kafka node was stopped")
+	must(remote.Resume(t.Context(), renewed))
+	must(remote.Settle(t.Context()))
+	load.flows("all Kafka nodes are back")
 
 	close(load.stop)
 	load.wait.Wait()
