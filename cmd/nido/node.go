@@ -70,9 +70,10 @@ func (n *node) has(r role) bool { return slices.Contains(n.roles, r) }
 // newNode wires a node. It needs Kafka and Postgres to be there; ClickHouse may come later.
 func newNode(ctx context.Context, settings nodeSettings, engines engineSettings, roles []role, log *slog.Logger) (n *node, err error) {
 	n = &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log}
+	opened := n // a failing return sets n to nil
 	defer func() {
 		if err != nil {
-			n.close()
+			err = closing(err, opened.close)
 		}
 	}()
 	if err := n.openStores(ctx, engines); err != nil {
