@@ -149,7 +149,7 @@ func TestASilentStreamIsPinged(t *testing.T) {
 			live.Say("al fin")
 			live.End(commands.Reply{}, nil)
 		})
-		r := withExchange(httptest.NewRequest("GET", "/", http.NoBody), &exchange{})
+		r := withExchange(httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{})
 		recorder := httptest.NewRecorder()
 		turn := ofThisNode(live)
 		w.server.stream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
@@ -180,7 +180,7 @@ func TestASlowReaderIsLetGoOfAndItsTurnGoesOn(t *testing.T) {
 	w := newWorld(t)
 	live := commands.NewLive("turn_9", "conv-1", "agt_1", "msg_9", noon)
 	live.Say("hola")
-	r := withExchange(httptest.NewRequest("GET", "/", http.NoBody), &exchange{})
+	r := withExchange(httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{})
 	turn := ofThisNode(live)
 	recorder := stalled{httptest.NewRecorder()}
 	w.server.stream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
