@@ -138,12 +138,20 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 func (s *Server) reply(r *http.Request, turn followed) (commands.Reply, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.config.ChatTimeout)
 	defer cancel()
-	step, err := turn.Next(ctx, math.MaxInt, nil)
+	var end commands.TurnEnd
+	var err error
+	if turn.live != nil {
+		end, err = turn.live.Ended(ctx)
+	} else if step, lost := turn.Next(ctx, math.MaxInt, nil); lost != nil {
+		err = lost
+	} else {
+		end = *step.End // there is no text behind that offset
+	}
 	if err != nil {
 		return commands.Reply{}, err
 	}
-	exchangeOf(r).ended(*step.End)
-	return step.End.Reply, step.End.Err
+	exchangeOf(r).ended(end)
+	return end.Reply, end.Err
 }
 
 // admitted asks the question and lets the message in, or not. A key that is missing or wrong is told so before anything

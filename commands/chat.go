@@ -115,7 +115,11 @@ func (c *Chat) Send(ctx context.Context, meta Meta, turn Turn) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	return live.wait()
+	end, err := live.Ended(context.WithoutCancel(ctx)) // the turn bounds itself, and ends with its client
+	if err != nil {
+		return Reply{}, err
+	}
+	return end.Reply, end.Err
 }
 
 // Begin opens a turn and returns once its message has been accepted; the turn goes on by itself from there. Its errors

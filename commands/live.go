@@ -5,7 +5,6 @@ package commands
 
 import (
 	"context"
-	"math"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +23,8 @@ type Live struct {
 	over  chan struct{}           // closed when nobody works on the turn any more
 	untie func() bool
 	keep  func() // has the text kept, which is shown then; nil shows it at once
+
+	finished chan struct{} // closed with the end
 
 	mu      sync.Mutex
 	text    strings.Builder
@@ -53,7 +54,7 @@ type Step struct {
 func NewLive(turn, conversation, agent, message string, started time.Time) *Live {
 	return &Live{
 		Turn: turn, ConversationID: conversation, AgentID: agent, MessageID: message, StartedAt: started,
-		stop: func(error) {}, over: make(chan struct{}), untie: func() bool { return false }, begun: true,
+		stop: func(error) {}, over: make(chan struct{}), finished: make(chan struct{}), untie: func() bool { return false }, begun: true,
 	}
 }
 
@@ -144,6 +145,7 @@ func (l *Live) close(reply Reply, err error) {
 	defer l.mu.Unlock()
 	reply.Text = l.text.String()[:l.shown]
 	l.ended = &TurnEnd{Reply: reply, Err: err}
+	close(l.finished)
 	l.announce()
 }
 
@@ -204,14 +206,13 @@ func (l *Live) Next(ctx context.Context, from int, alarm <-chan time.Time) (Step
 	}
 }
 
-// wait returns the reply once the turn has ended.
-func (l *Live) wait() (Reply, error) {
-	for {
-		step, changed := l.look(math.MaxInt)
-		if step.End != nil {
-			return step.End.Reply, step.End.Err
-		}
-		<-changed
+// Ended waits for the end alone; no text wakes it.
+func (l *Live) Ended(ctx context.Context) (TurnEnd, error) {
+	select {
+	case <-l.finished:
+		return *l.ended, nil // never changes any more
+	case <-ctx.Done():
+		return TurnEnd{}, context.Cause(ctx)
 	}
 }
 
@@ -224,11 +225,8 @@ func (l *Live) Cancelled(ctx context.Context) (end TurnEnd, ok bool) {
 	if !tied {
 		return TurnEnd{}, false
 	}
-	step, err := l.Next(ctx, math.MaxInt, nil)
-	if err != nil || step.End == nil {
-		return TurnEnd{}, false
-	}
-	return *step.End, true
+	end, err := l.Ended(ctx)
+	return end, err == nil
 }
 
 // turns are those that run on this node.

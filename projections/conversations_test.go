@@ -78,6 +78,19 @@ func TestAConversationStandsAsItsTurnsLeftIt(t *testing.T) {
 			wantNotFound(t, "the end of an open turn", err)
 			_, err = asked.Turn(t.Context(), "acc_2", c.stream(), "agt_1.mac1.t2")
 			wantNotFound(t, "another account's turn", err)
+
+			turn := projections.Turn{Stream: c.stream(), Agent: "agt_1", ConversationID: seal(c.key(), "id of mac1"), Received: noon.Add(time.Second), End: &said[1]}
+			got, err := asked.FindTurn(t.Context(), "acc_1", "agt_1.mac1.t1")
+			wantEqual(t, "an ended turn by its id", got, turn, err)
+			turn.End, turn.Received = nil, c.at
+			got, err = asked.FindTurn(t.Context(), "acc_1", "agt_1.mac1.t3")
+			wantEqual(t, "an open turn by its id", got, turn, err)
+			_, err = asked.FindTurn(t.Context(), "acc_2", "agt_1.mac1.t1")
+			wantNotFound(t, "another account's ended turn", err)
+			_, err = asked.FindTurn(t.Context(), "acc_2", "agt_1.mac1.t3")
+			wantNotFound(t, "another account's open turn", err)
+			_, err = asked.FindTurn(t.Context(), "acc_1", "agt_1.mac1.t4")
+			wantNotFound(t, "a turn that never was", err)
 		})
 	}
 }

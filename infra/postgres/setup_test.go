@@ -10,7 +10,7 @@ import (
 )
 
 // open gives a pool on a database, closed before the database is dropped.
-func open(t *testing.T, config postgres.Config) *pgxpool.Pool {
+func open(t testing.TB, config postgres.Config) *pgxpool.Pool {
 	t.Helper()
 	pool, err := postgres.Open(t.Context(), config)
 	if err != nil {
@@ -21,7 +21,7 @@ func open(t *testing.T, config postgres.Config) *pgxpool.Pool {
 }
 
 // migrated gives a pool on a fresh database with our schema.
-func migrated(t *testing.T) *pgxpool.Pool {
+func migrated(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool := open(t, postgres.Config{URL: enginestest.Postgres(t), MaxConns: 8})
 	if err := postgres.Migrate(t.Context(), pool); err != nil {

@@ -294,6 +294,14 @@ func TestStreams(t *testing.T) {
 		turn := turnOf(told.seen[0])
 		before := s.b.resume(turn, "") // follows from the other node while it happens
 		before.until("message.delta")
+		request := map[string]any{"query": "hang", "conversationId": "muerta-2"}
+		asked := s.model.Stats().Requests
+		go s.a.do(t.Context(), "POST", "/api/v2/agent/"+s.agent.ID+"/chat", request, "Idempotency-Key", "killed")
+		s.awaitModel(t, func(stats modeltest.Stats) bool { return stats.Requests == asked+1 })
+		await(t, 5*time.Second, "the message", func() bool {
+			got, err := s.b.do(t.Context(), "GET", "/api/conversations/muerta-2?agentId="+s.agent.ID, nil)
+			return err == nil && got.status == http.StatusOK
+		})
 		s.nodes[0].stop(syscall.SIGKILL, 5*time.Second)
 		killed := time.Now()
 		before.until("turn.failed")
@@ -306,6 +314,17 @@ func TestStreams(t *testing.T) {
 			}
 		}
 		s.b.chat(s.agent.ID, "muerta", "¿sigue ahí?")
+
+		// The repetition finds the same turn, once its node is known to be dead.
+		var got answer
+		await(t, time.Minute, "the dead node's request to be taken over", func() bool {
+			var err error
+			got, err = s.b.do(t.Context(), "POST", "/api/v2/agent/"+s.agent.ID+"/chat", request, "Idempotency-Key", "killed")
+			return err == nil && got.code() != "idempotency_in_flight"
+		})
+		if got.code() != "interrupted" || len(s.b.messages(s.agent.ID, "muerta-2")) != 2 {
+			t.Errorf("%d %s", got.status, got.body)
+		}
 	})
 }
 

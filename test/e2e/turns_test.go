@@ -28,7 +28,7 @@ func openTurns(t *testing.T, in *breakable) (count int) {
 // checkTurns wants exactly one end for every message of the log, and the log's messages, once each, in Postgres.
 func checkTurns(t *testing.T, in *breakable) {
 	t.Helper()
-	turns := acceptedTurns(t, in.kafka.address)
+	turns := acceptedTurns(t, in.engines)
 	inLog := map[string]int64{}
 	for turn, events := range turns {
 		if len(events) != 2 || events[0] != "message.received" || !strings.HasPrefix(events[1], "reply.") {
