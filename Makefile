@@ -41,7 +41,7 @@ test-kafka: setup build
 
 # lint also breaks each import rule on purpose.
 lint: $(lint_tool)
-	$(lint_tool) run
+	$(lint_tool) run --allow-parallel-runners
 	.ci/imports $(lint_tool)
 
 generate: $(generate_tool)
