@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"syscall"
@@ -29,7 +30,7 @@ func BenchmarkRefusals(b *testing.B) {
 			b.ReportAllocs()
 			began := cpuTime(b)
 			for b.Loop() {
-				r := httptest.NewRequest("POST", "/api/v2/agent/agt_1/chat", strings.NewReader(`{"query":"hola"}`))
+				r := httptest.NewRequest(http.MethodPost, "/api/v2/agent/agt_1/chat", strings.NewReader(`{"query":"hola"}`))
 				r.Host = "nido.test"
 				r.Header.Set("Authorization", "Bearer "+test.key)
 				r.Header.Set("Content-Type", "application/json")
