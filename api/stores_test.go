@@ -61,6 +61,8 @@ func (w *world) Check(context.Context) (bool, map[string]string) {
 }
 
 func (w *world) Begin(_ context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	name := account + caller + key
 	kept, ok := w.kept[name]
 	switch {
@@ -77,6 +79,8 @@ func (w *world) Begin(_ context.Context, account, caller, key string, fingerprin
 }
 
 func (w *world) Finish(_ context.Context, account, caller, key string, answer Recorded) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.unsettled > 0 {
 		w.unsettled--
 		return errors.New("the store is away")
@@ -87,6 +91,8 @@ func (w *world) Finish(_ context.Context, account, caller, key string, answer Re
 }
 
 func (w *world) Abandon(_ context.Context, account, caller, key string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.unsettled > 0 {
 		w.unsettled--
 		return errors.New("the store is away")
