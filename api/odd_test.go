@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 )
@@ -27,7 +28,7 @@ func TestAQueryThatCannotBeReadListsNothing(t *testing.T) {
 
 func TestTheSameRequestOnAnotherAgentsHostIsAnotherOne(t *testing.T) {
 	fingerprintOn := func(slug string) []byte {
-		r := withExchange(httptest.NewRequest("POST", "/api/v1/chat", nil), &exchange{slug: slug})
+		r := withExchange(httptest.NewRequest(http.MethodPost, "/api/v1/chat", nil), &exchange{slug: slug})
 		return fingerprint(r, []byte(`{"message":"hola"}`))
 	}
 	if bytes.Equal(fingerprintOn("ventas"), fingerprintOn("soporte")) {
