@@ -93,6 +93,8 @@ func (w *world) Check(context.Context) (bool, map[string]string) {
 }
 
 func (w *world) Begin(_ context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	name := account + caller + key
 	kept, ok := w.kept[name]
 	switch {
@@ -109,6 +111,8 @@ func (w *world) Begin(_ context.Context, account, caller, key string, fingerprin
 }
 
 func (w *world) Finish(_ context.Context, account, caller, key string, answer Recorded) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.unsettled > 0 {
 		w.unsettled--
 		return errors.New("the store is away")
@@ -119,6 +123,8 @@ func (w *world) Finish(_ context.Context, account, caller, key string, answer Re
 }
 
 func (w *world) Abandon(_ context.Context, account, caller, key string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.unsettled > 0 {
 		w.unsettled--
 		return errors.New("the store is away")

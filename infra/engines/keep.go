@@ -27,7 +27,7 @@ func (s *station) keepClickHouse(ctx context.Context, r *running) error {
 	for {
 		r.clickHouse.child.keepLogSmall(ctx.Done())
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // it ended because it was told to
+			return nil //nolint:nilerr // it is being stopped
 		}
 		died := errors.Join(r.clickHouse.child.failure(), r.clickHouse.input.Close())
 		deaths = slices.DeleteFunc(append(deaths, time.Now()), func(at time.Time) bool { return time.Since(at) > deathWindow })
