@@ -100,8 +100,8 @@ func decode(key []byte, msg *message.Message) (domain.Commit, error) {
 	if media, _, _ := strings.Cut(header[headerContent], ";"); strings.TrimSpace(media) != contentType {
 		return none, fmt.Errorf("content-type is %q", header[headerContent])
 	}
-	var value document
-	if err := json.Unmarshal(msg.Payload, &value); err != nil { // unknown fields are a newer writer's optional ones
+	value, err := readDocument(msg.Payload)
+	if err != nil {
 		return none, fmt.Errorf("value: %w", err)
 	}
 	commit := domain.Commit{
