@@ -33,6 +33,9 @@ type TurnTexts interface {
 const (
 	// keepTimeout bounds one write.
 	keepTimeout = 5 * time.Second
+	// keepPause lies between the beginnings of two writes, unless a turn says its first word: a token can wait that long, and
+	// what comes meanwhile costs one write instead of many.
+	keepPause = 5 * time.Millisecond
 	// keepBatch bounds how many turns one write is about.
 	keepBatch = 500
 )
@@ -46,19 +49,26 @@ type keeper struct {
 	waiting []*Live  // have text that is not kept
 	over    []string // turns whose pieces may go
 	working bool
+	urgent  chan struct{} // holds one token while a turn's first word waits
 	closed  chan struct{}
 	running sync.WaitGroup
 }
 
 func newKeeper(texts TurnTexts, log *slog.Logger) *keeper {
-	return &keeper{texts: texts, log: log, closed: make(chan struct{})}
+	return &keeper{texts: texts, log: log, urgent: make(chan struct{}, 1), closed: make(chan struct{})}
 }
 
 // add notes that a turn has text to keep.
-func (k *keeper) add(ctx context.Context, live *Live) {
+func (k *keeper) add(ctx context.Context, live *Live, first bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.waiting = append(k.waiting, live)
+	if first {
+		select {
+		case k.urgent <- struct{}{}:
+		default: // somebody else's first word hurries it already
+		}
+	}
 	k.work(ctx)
 }
 
@@ -80,7 +90,19 @@ func (k *keeper) work(ctx context.Context) {
 	}
 	k.working = true
 	k.running.Go(func() {
-		for k.once(ctx) {
+		for {
+			pause := time.NewTimer(keepPause)
+			if !k.once(ctx) {
+				pause.Stop()
+				return
+			}
+			select {
+			case <-pause.C:
+			case <-k.urgent:
+				pause.Stop()
+			case <-k.closed:
+				pause.Stop()
+			}
 		}
 	})
 }

@@ -83,7 +83,7 @@ func (l *Live) open(ctx context.Context, keeper *keeper, streamed bool) {
 	defer l.mu.Unlock()
 	l.begun = true
 	if streamed && keeper.texts != nil {
-		l.keep = func() { keeper.add(ctx, l) }
+		l.keep = func() { keeper.add(ctx, l, l.shown == 0) }
 	}
 	l.advance()
 }
