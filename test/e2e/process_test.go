@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,11 +66,32 @@ func launch(t testing.TB, env []string, args ...string) *process {
 	t.Cleanup(func() {
 		p.signal(syscall.SIGKILL)
 		<-p.gone
+		p.awaitChildren(args)
 		if t.Failed() {
 			t.Logf("output of nido %s:\n%s", strings.Join(args, " "), p.tail())
 		}
 	})
 	return p
+}
+
+// awaitChildren waits until the engines of a killed process have let go of its data directory, which the test is about to
+// remove: they hold its lock until the last of them is dead.
+func (p *process) awaitChildren(args []string) {
+	at := slices.Index(args, "--data")
+	if at < 0 {
+		return
+	}
+	lock, err := os.Open(filepath.Join(args[at+1], "lock"))
+	if err != nil {
+		return // it never got so far as to start engines
+	}
+	defer lock.Close()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			return
+		}
+	}
+	p.t.Errorf("the engines in %s outlive their process", args[at+1])
 }
 
 // withoutNido drops our own variables: a node of the tests is configured by the test alone.
