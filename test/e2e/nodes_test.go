@@ -9,10 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -197,47 +194,6 @@ func TestProjectorsAndKafkaNodesComeAndGoUnderLoad(t *testing.T) {
 		return len(stats.Data) == 1 && stats.Data[0].Messages == load.book.kept
 	})
 	checkStores(t, engines, load.book)
-}
-
-// throughTunnel gives a node a way to ClickHouse that reads on when the node is dead. The embedded ClickHouse aborts,
-// and every engine with it, where a client dies while it is being answered; a server of its own does not.
-func throughTunnel(t *testing.T, dsn string) string {
-	t.Helper()
-	address, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal("the address of ClickHouse is no URL")
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	target := address.Host
-	go func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.DialTimeout("tcp", target, 5*time.Second)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			go func() {
-				io.Copy(far, near)
-				far.(*net.TCPConn).CloseWrite()
-			}()
-			go func() {
-				defer far.Close()
-				defer near.Close()
-				io.Copy(near, far)
-				io.Copy(io.Discard, far)
-			}()
-		}
-	}()
-	address.Host = listener.Addr().String()
-	return "NIDO_CLICKHOUSE_URL=" + address.String()
 }
 
 // awaitMembers waits until the Postgres fold's group consists of so many projectors that share all partitions.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -154,7 +155,8 @@ func TestClickHouseIsRebuiltUnderTraffic(t *testing.T) {
 	}
 
 	stopTalking, stopWatching := i.traffic(t, agent.ID), i.watch(t, agent.ID)
-	first := launch(t, i.engines, "rebuild", "clickhouse", "--batch", "20")
+	doomed := append(slices.Clone(i.engines), throughTunnel(t, variable(t, i.engines, "NIDO_CLICKHOUSE_URL")))
+	first := launch(t, doomed, "rebuild", "clickhouse", "--batch", "20")
 	await(t, 30*time.Second, "the rebuild to begin", func() bool {
 		var rows uint64
 		return analytics.QueryRow(t.Context(), `SELECT count() FROM nido_2.messages`).Scan(&rows) == nil && rows > 0
