@@ -64,9 +64,12 @@ func launch(t testing.TB, env []string, args ...string) *process {
 		close(p.gone)
 	}()
 	t.Cleanup(func() {
+		alive := !p.isGone() // one that has ended by itself, or was refused, leaves nothing behind
 		p.signal(syscall.SIGKILL)
 		<-p.gone
-		p.awaitChildren(args)
+		if alive {
+			p.awaitChildren(args)
+		}
 		if t.Failed() {
 			t.Logf("output of nido %s:\n%s", strings.Join(args, " "), p.tail())
 		}
