@@ -14,6 +14,7 @@ import (
 
 	"github.com/dunglas/httpsfv"
 
+	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain/quota"
 	"github.com/nidohq/nido/projections"
 )
@@ -24,6 +25,11 @@ type Limiter interface {
 	Admit(ctx context.Context, request quota.Request) (quota.Verdict, error)
 	// Standing says where the rules stand, and counts nothing.
 	Standing(ctx context.Context, request quota.Request) ([]quota.Standing, error)
+}
+
+// Watch hears how far accounts have come towards their day's limit. It must not block.
+type Watch interface {
+	Counted(count commands.DayCount)
 }
 
 // count lets a message in that has come through the door, once, however often its turn is tried. A repetition of one that
@@ -41,6 +47,7 @@ func (s *Server) count(r *http.Request, found projections.Admitted) error {
 		return fmt.Errorf("count the message: %w", err)
 	}
 	x.counted = verdict.Admitted
+	s.watch(request.Account, verdict)
 	if err := tellLimits(x.header, request, verdict, s.config.Clock()); err != nil {
 		return err
 	}
@@ -48,6 +55,15 @@ func (s *Server) count(r *http.Request, found projections.Admitted) error {
 		return nil
 	}
 	return limited(verdict)
+}
+
+// watch reports the account's day where Postgres has just counted it.
+func (s *Server) watch(account string, verdict quota.Verdict) {
+	for _, standing := range verdict.Standings {
+		if standing.Policy == quota.Day && !verdict.At.IsZero() {
+			s.config.Watch.Counted(commands.DayCount{Account: account, Day: verdict.At, Limit: standing.Limit, Used: standing.Used})
+		}
+	}
 }
 
 // limited is the refusal of a request that is one too many.

@@ -131,3 +131,26 @@ func TestAnUnlimitedPlanHasNothingToTell(t *testing.T) {
 		t.Errorf("%v %s", err, limited.Body)
 	}
 }
+
+func TestWhoeverTellsOfReachedLimitsHearsWhatWasCounted(t *testing.T) {
+	w := newWorld(t)
+	w.verdict = func(request quota.Request) quota.Verdict {
+		verdict := quota.Verdict{Admitted: true, At: noon}
+		for _, rule := range request.Rules {
+			verdict.Standings = append(verdict.Standings, quota.Standing{Rule: rule, Used: 80_000, Remaining: 20_000})
+		}
+		return verdict
+	}
+	key := w.key(accountScopes)
+	chatOnce(w, key)
+	if want := (commands.DayCount{Account: "acc_1", Day: noon, Limit: 100_000, Used: 80_000}); len(w.watched) != 1 || w.watched[0] != want {
+		t.Errorf("%+v", w.watched)
+	}
+	w.verdict = func(request quota.Request) quota.Verdict { // from memory: nobody counted
+		day := request.Rules[len(request.Rules)-1]
+		return quota.Verdict{Standings: []quota.Standing{{Rule: day, Reset: time.Hour}}, Blocking: day, RetryAfter: time.Hour}
+	}
+	if w.refused(chatOnce(w, key), 429, "rate_limited"); len(w.watched) != 1 {
+		t.Errorf("%+v", w.watched)
+	}
+}

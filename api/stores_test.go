@@ -148,6 +148,8 @@ func (l limiterOf) Admit(_ context.Context, request quota.Request) (quota.Verdic
 	return l.verdict(request), nil
 }
 
+func (l limiterOf) Counted(count commands.DayCount) { l.watched = append(l.watched, count) }
+
 func (l limiterOf) Standing(_ context.Context, request quota.Request) ([]quota.Standing, error) {
 	return l.verdict(request).Standings, nil
 }

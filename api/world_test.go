@@ -49,6 +49,7 @@ type world struct {
 	send    func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
 	counted []quota.Request
 	verdict func(quota.Request) quota.Verdict
+	watched []commands.DayCount
 	found   map[string]projections.Turn
 	pieces  map[string][]commands.TurnPiece
 	fail    error // what every command answers
@@ -86,7 +87,7 @@ func newWorld(t *testing.T) *world {
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
 		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w},
 		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, TurnQueries: w, TurnTexts: w,
-		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w,
+		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Watch: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package projections
 
-// This file is the read model of accounts. Events: account.*. Table: accounts. Questions: get one, list them, is there any.
+// This file is the read model of accounts. Events: account.*. Table: accounts. Questions: get one, list them, is there any,
+// which have come near the day's limit. limit.reached fills nothing: what is left of a day is counted elsewhere.
 
 import (
 	"context"
@@ -104,3 +105,38 @@ func (a Accounts) List(ctx context.Context, page Page) ([]Account, *Cursor, erro
 	found, next := cut(found, page, func(a Account) Cursor { return Cursor{a.OpenedAt, a.ID} })
 	return found, next, nil
 }
+
+// Spent is how many requests of an account have come in today, by the clock that counts them.
+type Spent struct {
+	Account string    `db:"account"`
+	Limit   int64     `db:"day_limit"`
+	Used    int64     `db:"used"`
+	At      time.Time `db:"at"`
+}
+
+// NearLimit returns the accounts that have used at least so many percent of the day's limit, the fullest first.
+func (a Accounts) NearLimit(ctx context.Context, percent int) ([]Spent, error) {
+	// The day's counter of an account has one bucket, that of its newest day.
+	const query = `
+		SELECT a.account, p.day_limit, c.counts[cardinality(c.counts)] AS used, clock.at
+		FROM (SELECT clock_timestamp() AS at) clock
+		CROSS JOIN admission_counters c
+		JOIN accounts a ON a.account = c.account COLLATE "C"
+		LEFT JOIN unnest($1::text[], $2::bigint[]) AS plans(plan, per_day) ON plans.plan = a.plan
+		CROSS JOIN LATERAL (SELECT coalesce(nullif(a.per_day, 0), plans.per_day) AS day_limit) p
+		WHERE c.counter = 'day:' AND p.day_limit > 0
+			AND c.seconds[cardinality(c.seconds)] = floor(extract(epoch FROM clock.at) / 86400) * 86400
+			AND c.counts[cardinality(c.counts)] * 100 >= p.day_limit::float8 * $3
+		ORDER BY c.counts[cardinality(c.counts)]::float8 / p.day_limit DESC
+		LIMIT $4`
+	var plans []string
+	var perDay []int64
+	for _, plan := range []account.Plan{account.Free, account.Starter, account.Pro} {
+		limits, _ := plan.Limits()
+		plans, perDay = append(plans, string(plan)), append(perDay, limits.PerDay)
+	}
+	return all[Spent](ctx, a.pool, "look for accounts near their limit", query, plans, perDay, percent, maxSpent)
+}
+
+// maxSpent bounds one look.
+const maxSpent = 10_000

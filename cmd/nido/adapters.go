@@ -52,6 +52,19 @@ func (l leftovers) Claims(ctx context.Context, before time.Time, limit int) ([]c
 	return claims, err
 }
 
+// dayCounts finds for the watch who has come near the day's limit.
+type dayCounts struct{ projections.Accounts }
+
+// NearLimit implements commands.DayCounts.
+func (d dayCounts) NearLimit(ctx context.Context, percent int) ([]commands.DayCount, error) {
+	found, err := d.Accounts.NearLimit(ctx, percent)
+	counts := make([]commands.DayCount, len(found))
+	for i, spent := range found {
+		counts[i] = commands.DayCount{Account: spent.Account, Day: spent.At, Limit: spent.Limit, Used: spent.Used}
+	}
+	return counts, err
+}
+
 // once keeps answers under Idempotency-Keys for the API.
 type once struct {
 	store *postgres.Idempotency

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -66,6 +67,7 @@ type node struct {
 	conversations *commands.Conversations
 	chat          *commands.Chat
 	sweeper       *commands.Sweeper
+	watch         *commands.Watch
 	models        *model.Router
 	health        *health
 	handler       http.Handler
@@ -174,6 +176,7 @@ func (n *node) wireCommands() (err error) {
 	}, store, n.keyring, n.models)
 	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
+	n.watch = commands.NewWatch(store, dayCounts{projections.NewAccounts(n.pool)}, time.Now, n.log)
 	n.queue, err = requestlog.NewQueue(requestlog.Config{Node: n.boot}, n.requests, n.keyring, n.log)
 	return err
 }
@@ -193,7 +196,7 @@ func (n *node) wireAPI() (err error) {
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds()).Following(n.clickhouse.Folds),
 
-		Keyring: n.keyring, Limiter: n.admission, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
+		Keyring: n.keyring, Limiter: n.admission, Watch: n.watch, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})
 	return err
 }

@@ -53,6 +53,7 @@ func (n *node) run(ctx context.Context, listener net.Listener, first func(contex
 		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
 	}
 	parts.Go(func() error { return n.keyUses.Run(background) })
+	parts.Go(func() error { return n.watch.Run(background) })
 	queueDone := make(chan struct{})
 	go func() {
 		defer close(queueDone)
@@ -259,11 +260,14 @@ func (n *node) prepareAnalytics(ctx context.Context) error {
 func textAge(turn time.Duration) time.Duration { return 3*turn + 5*time.Minute }
 
 // sweepAnswers forgets answers whose Idempotency-Key has expired, counters that nothing counts on any more, and
-// text that nodes left behind when they died.
+// text that nodes left behind when they died; and it finds accounts at their limits of whom nobody has told.
 func (n *node) sweepAnswers(ctx context.Context) error {
 	ticker := time.NewTicker(time.Minute)
 	defer ticker.Stop()
 	for {
+		if err := n.watch.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "accounts at their limits not looked for", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -43,7 +43,7 @@ func (p Plan) Limits() (Limits, bool) {
 // Aggregate is the account's rules and stored events.
 var Aggregate = domain.Aggregate[Command, Event, State]{
 	Kind:        "account",
-	StateSchema: 1,
+	StateSchema: 2,
 	Decider: domain.Decider[Command, Event, State]{
 		Decide: func(c Command, s State) ([]Event, error) { return c.decide(s) },
 		Evolve: func(s State, e Event) State { return e.evolve(s) },
@@ -53,14 +53,16 @@ var Aggregate = domain.Aggregate[Command, Event, State]{
 		domain.List[Event, PlanChanged]("account.plan_changed"),
 		domain.List[Event, Suspended]("account.suspended"),
 		domain.List[Event, Resumed]("account.resumed"),
+		domain.List[Event, LimitReached]("limit.reached"),
 	),
 }
 
 // State is what a later decision asks about.
 type State struct {
-	Opened    bool   `json:"opened,omitempty"`
-	Name      string `json:"name,omitempty"`
-	Plan      Plan   `json:"plan,omitempty"`
-	Custom    Limits `json:"custom,omitzero"`
-	Suspended bool   `json:"suspended,omitempty"`
+	Opened    bool    `json:"opened,omitempty"`
+	Name      string  `json:"name,omitempty"`
+	Plan      Plan    `json:"plan,omitempty"`
+	Custom    Limits  `json:"custom,omitzero"`
+	Suspended bool    `json:"suspended,omitempty"`
+	Reached   Reached `json:"reached,omitzero"`
 }

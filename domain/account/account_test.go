@@ -75,7 +75,41 @@ func TestDecisions(t *testing.T) {
 			When(account.Resume{}).ThenNothing(),
 		"an account that does not exist is not resumed": tell.Given().
 			When(account.Resume{}).ThenRefused("account_not_found", ""),
+
+		"an account comes to its day's limit": tell.Given(opened).
+			When(reach(100, 80)).Then(said(80, 100, 80)),
+		"and not before": tell.Given(opened).
+			When(reach(100, 79)).ThenNothing(),
+		"where the last request brings it past both thresholds, both are told": tell.Given(opened).
+			When(reach(1, 1)).Then(said(80, 1, 1), said(100, 1, 1)),
+		"a threshold is told once a day": tell.Given(opened, said(80, 100, 80)).
+			When(reach(100, 99)).ThenNothing(),
+		"and the next one all the same": tell.Given(opened, said(80, 100, 80)).
+			When(reach(100, 100)).Then(said(100, 100, 100)),
+		"and again on the next day": tell.Given(opened, said(80, 100, 80), said(100, 100, 100)).
+			When(account.ReachLimit{Day: "2026-03-15", Limit: 100, Used: 85}).
+			Then(account.LimitReached{Day: "2026-03-15", Percent: 80, Limit: 100, Used: 85}),
+		"late news of the day before are no news": tell.Given(opened, account.LimitReached{Day: "2026-03-15", Percent: 80, Limit: 100, Used: 85}).
+			When(reach(100, 100)).ThenNothing(),
+		"a smaller plan is reached at once, where the larger one had not been": tell.Given(opened, said(80, 100, 80)).
+			When(reach(10, 81)).Then(said(100, 10, 81)),
+		"what was told of a larger limit is not told of a smaller one": tell.Given(opened, said(80, 100, 80), said(100, 100, 100)).
+			When(reach(10, 100)).ThenNothing(),
+		"a larger plan is reached anew": tell.Given(opened, said(80, 100, 80), said(100, 100, 100)).
+			When(reach(1000, 800)).Then(said(80, 1000, 800)),
+		"an account without a limit never reaches it": tell.Given(opened).
+			When(reach(0, 1_000_000)).ThenNothing(),
+		"an account that does not exist reaches nothing": tell.Given().
+			When(reach(100, 100)).ThenRefused("account_not_found", ""),
 	}.Run(t)
+}
+
+func reach(limit, used int64) account.ReachLimit {
+	return account.ReachLimit{Day: "2026-03-14", Limit: limit, Used: used}
+}
+
+func said(percent int, limit, used int64) account.LimitReached {
+	return account.LimitReached{Day: "2026-03-14", Percent: percent, Limit: limit, Used: used}
 }
 
 func TestPlansAllowWhatThePriceListSays(t *testing.T) {
@@ -99,13 +133,18 @@ func commands() *rapid.Generator[account.Command] {
 	return rapid.Custom(func(t *rapid.T) account.Command {
 		plan := rapid.SampledFrom([]account.Plan{account.Free, account.Pro, account.Scale, "gold", ""}).Draw(t, "plan")
 		custom := account.Limits{PerMinute: rapid.Int64Range(-1, 2).Draw(t, "per minute"), PerDay: rapid.Int64Range(0, 2).Draw(t, "per day")}
-		switch rapid.IntRange(0, 3).Draw(t, "command") {
+		switch rapid.IntRange(0, 5).Draw(t, "command") {
 		case 0:
 			return account.Open{Name: rapid.SampledFrom([]string{"Acme", "Ñandú", ""}).Draw(t, "name"), Plan: plan, Custom: custom}
 		case 1:
 			return account.ChangePlan{Plan: plan, Custom: custom}
 		case 2:
 			return account.Suspend{Reason: rapid.String().Draw(t, "reason")}
+		case 3, 4:
+			return account.ReachLimit{
+				Day: rapid.SampledFrom([]string{"2026-03-14", "2026-03-15"}).Draw(t, "day"), Limit: rapid.SampledFrom([]int64{0, 1, 10, 1000}).Draw(t, "limit"),
+				Used: rapid.Int64Range(0, 1200).Draw(t, "used"),
+			}
 		}
 		return account.Resume{}
 	})
@@ -114,9 +153,19 @@ func commands() *rapid.Generator[account.Command] {
 func TestWhateverIsAskedOfAnAccount(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		sequence := rapid.SliceOf(commands()).Draw(t, "commands")
+		told := map[account.LimitReached]bool{}
 		domaintest.Play(t, account.Aggregate, sequence, func(step domaintest.Step[account.Command, account.Event, account.State]) {
 			if step.Before.Opened && !step.After.Opened {
 				t.Fatalf("%#v took the account away", step.Command)
+			}
+			for _, event := range step.Events {
+				if reached, is := event.(account.LimitReached); is {
+					once := account.LimitReached{Day: reached.Day, Percent: reached.Percent, Limit: reached.Limit}
+					if told[once] || reached.Used*100 < reached.Limit*int64(reached.Percent) {
+						t.Fatalf("%#v tells %#v, after %v", step.Command, reached, told)
+					}
+					told[once] = true
+				}
 			}
 			if _, known := step.After.Plan.Limits(); step.After.Opened && !known {
 				t.Fatalf("%#v left the account on plan %q", step.Command, step.After.Plan)
@@ -132,5 +181,6 @@ func TestStoredEvents(t *testing.T) {
 		domaintest.Golden[account.Event]{Type: "account.plan_changed", Schema: 1, Event: account.PlanChanged{Plan: account.Pro, Custom: custom}},
 		domaintest.Golden[account.Event]{Type: "account.suspended", Schema: 1, Event: account.Suspended{Reason: "unpaid"}},
 		domaintest.Golden[account.Event]{Type: "account.resumed", Schema: 1, Event: account.Resumed{}},
+		domaintest.Golden[account.Event]{Type: "limit.reached", Schema: 1, Event: said(80, 10_000, 8_000)},
 	)
 }

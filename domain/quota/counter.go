@@ -47,6 +47,7 @@ func (c Counter) RoomAt(rule Rule, now time.Time) time.Time {
 // Standing is where a rule stands after a request.
 type Standing struct {
 	Rule
+	Used      int64 // may be more than the limit, which can have been larger; 0 where it was not counted
 	Remaining int64
 	// Reset is how long what remains has to last: until more requests than Remaining can come in. 0 where nothing counts.
 	Reset time.Duration
@@ -55,7 +56,7 @@ type Standing struct {
 // Stand says where a rule stands on its counter. used is how many count for this answer: of requests that came in
 // together, each sees its own.
 func (c Counter) Stand(rule Rule, used int64, now time.Time) Standing {
-	standing := Standing{Rule: rule, Remaining: max(0, rule.Limit-used)}
+	standing := Standing{Rule: rule, Used: used, Remaining: max(0, rule.Limit-used)}
 	switch {
 	case standing.Remaining == 0:
 		standing.Reset = c.RoomAt(rule, now).Sub(now)
@@ -68,6 +69,7 @@ func (c Counter) Stand(rule Rule, used int64, now time.Time) Standing {
 // Verdict is whether a request came in.
 type Verdict struct {
 	Admitted  bool
+	At        time.Time  // by the clock that counts; zero where a node refused from memory
 	Standings []Standing // of the rules that were looked at, in the request's order
 	// Blocking is the rule that has room last of all that refused, and RetryAfter how long that takes: a request after it
 	// comes in if nobody else asks. Only of a refusal.

@@ -68,7 +68,7 @@ func (a *Admission) admit(ctx context.Context, account string, requests []quota.
 
 // verdict is the answer to the i-th request.
 func (r result) verdict(i int) quota.Verdict {
-	verdict := quota.Verdict{Admitted: r.admitted[i]}
+	verdict := quota.Verdict{Admitted: r.admitted[i], At: r.instant}
 	for k, rule := range r.requests[i].Rules {
 		at := int(r.starts[i]) - 1 + k
 		counter, used := r.counters[r.counter[at]-1], r.used[at]

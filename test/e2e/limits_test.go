@@ -3,12 +3,15 @@ package e2e
 // This file sends more than a plan allows, through two nodes.
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // customer opens an account on a plan and returns its id and a client with its first key.
@@ -98,4 +101,74 @@ func TestLimitsHoldAcrossNodes(t *testing.T) {
 		t.Errorf("%v", refused.header)
 	}
 	here.chat(agent.ID, "", "hola") // another agent, on a plan without limits
+	tellsOfReachedLimits(t, c)
+	refusalsCostNothing(t, c)
+}
+
+// tellsOfReachedLimits sends a day's messages through both nodes at once, and looks into the log.
+func tellsOfReachedLimits(t *testing.T, c cluster) {
+	t.Helper()
+	account, here := c.a.customer("enterprise")
+	nodes := []*client{here, here.on(c.b)}
+	agent := here.createAgent("Diario")
+	told := func() (percents []string) {
+		for _, event := range logged(t, c.engines, "--stream", "account-"+account, "--type", "limit.reached") {
+			var reached struct{ Percent, Limit int }
+			if err := json.Unmarshal(event.Data, &reached); err != nil {
+				t.Fatal(err)
+			}
+			if event.Outcome == "accepted" { // of nodes that decide the same, one wins
+				percents = append(percents, fmt.Sprint(reached.Percent, " of ", reached.Limit))
+			}
+		}
+		return percents
+	}
+	c.a.must(http.StatusOK, "PATCH", "/api/accounts/"+account, map[string]any{"limits": map[string]any{"perDay": 20}})
+	send := func(count int) {
+		inParallel(16, count, func(i int) {
+			if _, err := nodes[i%2].do(t.Context(), "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	send(40)
+	await(t, 10*time.Second, "both thresholds in the log", func() bool { return len(told()) >= 2 })
+	c.a.must(http.StatusOK, "PATCH", "/api/accounts/"+account, map[string]any{"limits": map[string]any{"perDay": 30}})
+	send(40)
+	await(t, 10*time.Second, "those of the larger limit too", func() bool { return len(told()) >= 4 })
+	c.a.must(http.StatusOK, "PATCH", "/api/accounts/"+account, map[string]any{"limits": map[string]any{"perDay": 10}})
+	send(10)
+	if got := told(); !slices.Equal(got, []string{"80 of 20", "100 of 20", "80 of 30", "100 of 30"}) {
+		t.Errorf("the log tells of %v", got)
+	}
+}
+
+// refusalsCostNothing sends what is refused at the door, and what is one too many.
+func refusalsCostNothing(t *testing.T, c cluster) {
+	t.Helper()
+	_, own := c.a.customer("free") // 10 a minute
+	agent := own.createAgent("Cuidado")
+	weak, gone := own.issueKey("logs:read"), own.issueKey("chat")
+	own.must(http.StatusNoContent, "DELETE", "/api/keys/"+gone.ID, nil)
+	path := "/api/v2/agent/" + agent.ID + "/chat"
+	left := func() int {
+		t.Helper()
+		var me struct{ Remaining struct{ PerDay int } }
+		own.must(http.StatusOK, "GET", "/api/me", nil).into(t, &me)
+		return me.Remaining.PerDay
+	}
+	for range 15 {
+		own.with(weak.Key).must(http.StatusForbidden, "POST", path, chatBody("", "hola"))
+		own.with(gone.Key).must(http.StatusUnauthorized, "POST", path, chatBody("", "hola"))
+		own.must(http.StatusBadRequest, "POST", path, map[string]any{"query": ""})
+	}
+	for range 10 {
+		own.chat(agent.ID, "", "hola")
+	}
+	for range 15 {
+		own.must(http.StatusTooManyRequests, "POST", path, chatBody("", "hola"))
+	}
+	if got := left(); got != 990 {
+		t.Errorf("%d of 1,000 are left after ten messages", got)
+	}
 }
