@@ -89,7 +89,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 		reply, err := s.reply(r, turn)
 		s.answer(w, r, http.StatusOK, ChatReply{
 			Response: reply.Text, ConversationID: reply.ConversationID, MessageID: reply.MessageID, AgentID: turn.agent,
-			Model: reply.Model, Usage: Usage(reply.Usage), CreatedAt: Timestamp(reply.CreatedAt),
+			Model: reply.Model, Usage: usageOf(reply.Usage), FinishReason: finishOf(reply.Finish), CreatedAt: Timestamp(reply.CreatedAt),
 		}, err)
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/conversation"
+	"github.com/nidohq/nido/projections"
 )
 
 func TestBothChatRoutesTakeBothNames(t *testing.T) {
@@ -196,4 +198,84 @@ func BenchmarkCreateAgent(b *testing.B) {
 		w.server.ServeHTTP(recorder, r)
 		w.records, w.created = nil, nil
 	}
+}
+
+func TestWhatAProviderSaysAboutComingBackIsPassedOn(t *testing.T) {
+	w := newWorld(t)
+	key := w.key(accountScopes)
+	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
+		return commands.Reply{CreatedAt: noon}, &commands.ModelError{
+			Code: "upstream_rate_limited", Retryable: true, RetryAfter: 20*time.Second + 750*time.Millisecond, Err: errors.New("429"),
+		}
+	}
+	for name, in := range map[string]request{
+		"ours":    {path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`},
+		"problem": {path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`, header: map[string]string{"Accept": "application/problem+json"}},
+		"OpenAI":  {path: "/openai/v1/chat/completions", body: `{"model":"ventas","messages":[{"role":"user","content":"a"}]}`},
+	} {
+		in.method, in.key = "POST", key
+		answer := w.do(in)
+		header := answer.Header()
+		if answer.Code != http.StatusServiceUnavailable || header.Get("Retry-After") != "21" || header.Get("Retry-After-Ms") != "20750" ||
+			!strings.Contains(answer.Body.String(), `"retryAfterMs":20750`) {
+			t.Errorf("%s: %d %v %s", name, answer.Code, header, answer.Body)
+		}
+		if retry := header.Get("X-Should-Retry"); (retry == "true") != (name == "OpenAI") {
+			t.Errorf("%s: X-Should-Retry is %q", name, retry)
+		}
+	}
+	streamed := w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a","streaming":true}`, key: key})
+	if !strings.Contains(streamed.Body.String(), `"retryAfterMs":20750`) {
+		t.Errorf("the stream says %s", streamed.Body)
+	}
+	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
+		return commands.Reply{CreatedAt: noon}, &commands.ModelError{Code: "upstream_timeout", Retryable: true, Timeout: "idle", Err: errors.New("idle")}
+	}
+	refusal := w.refused(w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`, key: key}), http.StatusGatewayTimeout, "upstream_timeout")
+	if refusal.Details["timeout"] != "idle" {
+		t.Errorf("details %v", refusal.Details)
+	}
+}
+
+func TestAReplySaysWhyItEndsAndWhatOfItsUsageIsEstimated(t *testing.T) {
+	w := newWorld(t)
+	key := w.key(accountScopes)
+	w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
+		return commands.Reply{
+			ConversationID: turn.Conversation, MessageID: "msg_1", Text: "half a", CreatedAt: noon, Finish: conversation.FinishLength,
+			Usage: conversation.Usage{InputTokens: 3, OutputTokens: 2, Estimated: true},
+		}, nil
+	}
+	ours := w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`, key: key})
+	if body := ours.Body.String(); !strings.Contains(body, `"finishReason":"length"`) || !strings.Contains(body, `"estimated":true`) {
+		t.Errorf("%s", body)
+	}
+	for _, stream := range []string{"false", "true"} {
+		theirs := w.do(request{method: "POST", path: "/openai/v1/chat/completions", key: key, body: `{"model":"ventas","stream":` + stream + `,"messages":[{"role":"user","content":"a"}]}`})
+		if body := theirs.Body.String(); !strings.Contains(body, `"finish_reason":"length"`) || stream == "false" && !strings.Contains(body, `"usage":"estimated"`) {
+			t.Errorf("%s", body)
+		}
+	}
+}
+
+func TestAnAgentIsAModelByItsSlugAndItsID(t *testing.T) {
+	w := newWorld(t)
+	key := w.key([]apikey.Scope{apikey.Chat})
+	for _, path := range []string{"/openai/v1/models/ventas", "/openai/v1/models/agt_1"} {
+		if answer := w.do(request{method: "GET", path: path, key: key}); answer.Code != 200 || !strings.Contains(answer.Body.String(), `"id":"ventas"`) {
+			t.Errorf("%s: %d %s", path, answer.Code, answer.Body)
+		}
+		onHost := strings.TrimPrefix(path, "/openai")
+		if answer := w.do(request{method: "GET", path: onHost, host: "ventas.nido.test", key: key}); answer.Code != 200 || !strings.Contains(answer.Body.String(), `"id":"ventas"`) {
+			t.Errorf("%s: %d %s", onHost, answer.Code, answer.Body)
+		}
+	}
+	for _, in := range []request{{path: "/openai/v1/models/nobody"}, {path: "/openai/v1/models/agt_none"}, {path: "/v1/models/other", host: "ventas.nido.test"}} {
+		in.method, in.key = "GET", key
+		if refusal := w.refused(w.do(in), 404, "agent_not_found"); refusal.Param == nil || *refusal.Param != "model" {
+			t.Errorf("%s names %v", in.path, refusal.Param)
+		}
+	}
+	bound := w.key([]apikey.Scope{apikey.Chat}, func(c *projections.Caller) { c.AgentIDs = []string{"agt_2"} })
+	w.refused(w.do(request{method: "GET", path: "/openai/v1/models/ventas", key: bound}), 403, "agent_not_allowed")
 }

@@ -201,8 +201,7 @@ func (s *Server) openMessages(ctx context.Context, sealed []projections.Message)
 			opened[i].Text = &text
 		}
 		if m.Role == projections.RoleAssistant {
-			usage := Usage(m.Usage)
-			opened[i].Usage = &usage
+			opened[i].Usage = new(usageOf(m.Usage))
 		}
 	}
 	return opened, nil

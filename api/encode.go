@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/nidohq/nido/domain/conversation"
 )
 
 // decode reads a checked body; an absent one leaves the zero value.
@@ -103,4 +105,21 @@ func dictionary(values map[string]string) Metadata {
 		return Metadata{}
 	}
 	return values
+}
+
+// usageOf is a usage as the API says it.
+func usageOf(usage conversation.Usage) Usage {
+	told := Usage{InputTokens: usage.InputTokens, OutputTokens: usage.OutputTokens}
+	if usage.Estimated {
+		told.Estimated = new(true)
+	}
+	return told
+}
+
+// finishOf is why a reply ended, where somebody said.
+func finishOf(finish conversation.Finish) *FinishReason {
+	if finish == "" {
+		return nil
+	}
+	return new(FinishReason(finish))
 }

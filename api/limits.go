@@ -77,15 +77,14 @@ func limited(verdict quota.Verdict) *Problem {
 	if rule.Policy.Daily() {
 		english, spanish = " a day", " por día"
 	}
-	p := &Problem{
-		Code:    "rate_limited",
+	return &Problem{
+		Code: "rate_limited", RetryAfter: verdict.RetryAfter,
 		English: fmt.Sprintf("%s has had its %d requests%s.", whose[0], rule.Limit, english),
 		Spanish: fmt.Sprintf("%s ya usó sus %d solicitudes%s.", whose[1], rule.Limit, spanish),
 		Details: map[string]any{
 			"policy": string(rule.Policy), "limit": rule.Limit, "windowSeconds": rule.Policy.WindowSeconds(), "retryAfterMs": wait,
 		},
 	}
-	return p.with("Retry-After", strconv.FormatInt(wholeSeconds(verdict.RetryAfter), 10)).with("Retry-After-Ms", strconv.FormatInt(wait, 10))
 }
 
 // tellLimits writes what holds and what is left, twice: as draft-ietf-httpapi-ratelimit-headers-10 has it, a policy

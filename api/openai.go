@@ -4,6 +4,7 @@ package api
 // agent is what it is; what such a client says about model, messages and limits is fitted into that.
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain/conversation"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -53,15 +55,19 @@ func (s *Server) ChatCompletionOnHost(w http.ResponseWriter, r *http.Request, _ 
 // ChatCompletion implements ServerInterface.
 func (s *Server) ChatCompletion(w http.ResponseWriter, r *http.Request, _ ChatCompletionParams) {
 	s.completion(w, r, func(in CompletionRequest) (projections.Admission, error) {
-		switch model := or(in.Model, ""); {
-		case model == "":
+		if or(in.Model, "") == "" {
 			return projections.Admission{}, invalid("model", "model is missing.", "falta model.")
-		case strings.HasPrefix(model, "agt_"):
-			return projections.Admission{AgentID: model}, nil
-		default:
-			return projections.Admission{Slug: model}, nil
 		}
+		return named(*in.Model), nil
 	})
+}
+
+// named is the agent that a client names as its model.
+func named(model string) projections.Admission {
+	if strings.HasPrefix(model, "agt_") {
+		return projections.Admission{AgentID: model}
+	}
+	return projections.Admission{Slug: model}
 }
 
 func (s *Server) completion(w http.ResponseWriter, r *http.Request, whom func(CompletionRequest) (projections.Admission, error)) {
@@ -81,11 +87,11 @@ func (s *Server) completion(w http.ResponseWriter, r *http.Request, whom func(Co
 		return
 	}
 	turn.Continue = r.Header.Get(idempotencyHeader) != ""
-	conversation := in.Metadata[conversationOf]
-	if conversation == "" {
-		conversation = x.inputs.ID("conv")
+	id := in.Metadata[conversationOf]
+	if id == "" {
+		id = x.inputs.ID("conv")
 	}
-	begun, err := s.begin(r, to, conversation, turn)
+	begun, err := s.begin(r, to, id, turn)
 	switch {
 	case err != nil:
 		s.refuse(w, r, asModel(err, x))
@@ -195,12 +201,25 @@ func (m CompletionText) text(place int) (string, error) {
 func (in CompletionRequest) completed(turn followed, reply commands.Reply) Completion {
 	return Completion{
 		ID: completionID(turn), Object: "chat.completion", Created: reply.CreatedAt.Unix(), Model: in.model(turn),
-		Choices: []CompletionChoice{{FinishReason: "stop", Message: CompletionMessage{Role: "assistant", Content: reply.Text}}},
-		Usage:   completionUsage(reply),
-		Metadata: map[string]string{
-			conversationOf: turn.conversation, "turn_id": turn.id, "message_id": reply.MessageID, "model": reply.Model,
-		},
+		Choices: []CompletionChoice{{FinishReason: finished(reply), Message: CompletionMessage{Role: "assistant", Content: reply.Text}}},
+		Usage:   completionUsage(reply), Metadata: completionMetadata(turn, reply),
 	}
+}
+
+// completionMetadata is what OpenAI's answer has no other place for.
+func completionMetadata(turn followed, reply commands.Reply) map[string]string {
+	metadata := map[string]string{
+		conversationOf: turn.conversation, "turn_id": turn.id, "message_id": reply.MessageID, "model": reply.Model,
+	}
+	if reply.Usage.Estimated {
+		metadata["usage"] = "estimated"
+	}
+	return metadata
+}
+
+// finished is why the reply ends. OpenAI's clients want to be told one, and a reply that is whole has at least stopped.
+func finished(reply commands.Reply) FinishReason {
+	return FinishReason(cmp.Or(reply.Finish, conversation.FinishStop))
 }
 
 func (in CompletionRequest) model(turn followed) string {
@@ -222,18 +241,42 @@ func completionUsage(reply commands.Reply) CompletionUsage {
 // ListModelsOnHost implements ServerInterface.
 func (s *Server) ListModelsOnHost(w http.ResponseWriter, r *http.Request) {
 	x := exchangeOf(r)
-	found, err := s.config.Chats.Admit(r.Context(), projections.Admission{PublicID: x.key.PublicID, Slug: x.slug})
-	if err == nil && found.Agent == nil {
-		err = problem("host_not_found")
+	found, err := s.modelAgent(r, projections.Admission{PublicID: x.key.PublicID, Slug: x.slug})
+	s.answer(w, r, http.StatusOK, models(found), err)
+}
+
+// GetModelOnHost implements ServerInterface.
+func (s *Server) GetModelOnHost(w http.ResponseWriter, r *http.Request, name ModelName) {
+	x := exchangeOf(r)
+	found, err := s.modelAgent(r, projections.Admission{PublicID: x.key.PublicID, Slug: x.slug})
+	if err == nil && name != found.Slug && name != found.ID {
+		err = &Problem{Code: "agent_not_found", Field: "model"}
 	}
-	if err == nil {
-		err = reaches(x, found.Agent.ID)
+	s.answer(w, r, http.StatusOK, modelOf(found), err)
+}
+
+// GetModel implements ServerInterface.
+func (s *Server) GetModel(w http.ResponseWriter, r *http.Request, name ModelName) {
+	x := exchangeOf(r)
+	to := named(name)
+	to.PublicID = x.key.PublicID
+	found, err := s.modelAgent(r, to)
+	s.answer(w, r, http.StatusOK, modelOf(found), asModel(err, x))
+}
+
+// modelAgent finds an agent that the key reaches.
+func (s *Server) modelAgent(r *http.Request, to projections.Admission) (projections.Agent, error) {
+	x := exchangeOf(r)
+	found, err := s.config.Chats.Admit(r.Context(), to)
+	switch {
+	case err != nil:
+		return projections.Agent{}, fmt.Errorf("look for the agent: %w", err)
+	case found.Agent == nil && x.slug != "":
+		return projections.Agent{}, problem("host_not_found")
+	case found.Agent == nil:
+		return projections.Agent{}, problem("agent_not_found")
 	}
-	if err != nil {
-		s.refuse(w, r, err)
-		return
-	}
-	s.answer(w, r, http.StatusOK, models(*found.Agent), nil)
+	return *found.Agent, reaches(x, found.Agent.ID)
 }
 
 // maxModels bounds the list, which OpenAI's clients expect whole.
@@ -261,7 +304,11 @@ func (s *Server) ListModels(w http.ResponseWriter, r *http.Request) {
 func models(agents ...projections.Agent) ModelList {
 	list := ModelList{Object: "list", Data: make([]Model, len(agents))}
 	for i, agent := range agents {
-		list.Data[i] = Model{ID: agent.Slug, Object: "model", Created: agent.CreatedAt.Unix(), OwnedBy: agent.Account}
+		list.Data[i] = modelOf(agent)
 	}
 	return list
+}
+
+func modelOf(agent projections.Agent) Model {
+	return Model{ID: agent.Slug, Object: "model", Created: agent.CreatedAt.Unix(), OwnedBy: agent.Account}
 }

@@ -74,8 +74,7 @@ func (c *completionEvents) end(end commands.TurnEnd) error {
 
 func (c *completionEvents) complete(reply commands.Reply) error {
 	last := c.chunk(chunkDelta{})
-	stop := "stop"
-	last.Choices[0].FinishReason = &stop
+	last.Choices[0].FinishReason = new(string(finished(reply)))
 	if _, err := c.append(last); err != nil {
 		return err
 	}

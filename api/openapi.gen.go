@@ -46,21 +46,6 @@ func (e CompletionObject) Valid() bool {
 	}
 }
 
-// Defines values for CompletionChoiceFinishReason.
-const (
-	Stop CompletionChoiceFinishReason = "stop"
-)
-
-// Valid indicates whether the value is a known member of the CompletionChoiceFinishReason enum.
-func (e CompletionChoiceFinishReason) Valid() bool {
-	switch e {
-	case Stop:
-		return true
-	default:
-		return false
-	}
-}
-
 // Defines values for CompletionMessageRole.
 const (
 	CompletionMessageRoleAssistant CompletionMessageRole = "assistant"
@@ -142,6 +127,27 @@ func (e ErrorEnvelopeErrorType) Valid() bool {
 	case RateLimitError:
 		return true
 	case UpstreamError:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for FinishReason.
+const (
+	ContentFilter FinishReason = "content_filter"
+	Length        FinishReason = "length"
+	Stop          FinishReason = "stop"
+)
+
+// Valid indicates whether the value is a known member of the FinishReason enum.
+func (e FinishReason) Valid() bool {
+	switch e {
+	case ContentFilter:
+		return true
+	case Length:
+		return true
+	case Stop:
 		return true
 	default:
 		return false
@@ -671,6 +677,9 @@ type ChatReply struct {
 	// Examples: 2026-03-14T15:09:26.535Z
 	CreatedAt Timestamp `json:"createdAt"`
 
+	// FinishReason Why a whole reply ends where it does: the model was done (`stop`), had no tokens left (`length`), or the provider withheld the rest (`content_filter`). Absent where the provider does not say, and where the reply is not whole.
+	FinishReason *FinishReason `json:"finishReason,omitempty"`
+
 	// MessageID Examples: msg_q5kzc3mqwbb2xk5cvfbfx2sk5u
 	MessageID string `json:"messageId"`
 
@@ -692,7 +701,7 @@ type Completion struct {
 	// ID Examples: chatcmpl-turn_q5kzc3mqwbb2xk5cvfbfx2sk5u
 	ID string `json:"id"`
 
-	// Metadata conversation_id, turn_id, message_id, and the provider's model.
+	// Metadata conversation_id, turn_id, message_id, the provider's model, and `usage: estimated` where the provider did not tell the usage.
 	Metadata map[string]string `json:"metadata"`
 
 	// Model As it was asked for.
@@ -706,14 +715,12 @@ type CompletionObject string
 
 // CompletionChoice defines model for CompletionChoice.
 type CompletionChoice struct {
-	FinishReason CompletionChoiceFinishReason `json:"finish_reason"`
-	Index        int                          `json:"index"`
-	Logprobs     any                          `json:"logprobs"`
-	Message      CompletionMessage            `json:"message"`
+	// FinishReason Why a whole reply ends where it does: the model was done (`stop`), had no tokens left (`length`), or the provider withheld the rest (`content_filter`). Absent where the provider does not say, and where the reply is not whole.
+	FinishReason FinishReason      `json:"finish_reason"`
+	Index        int               `json:"index"`
+	Logprobs     any               `json:"logprobs"`
+	Message      CompletionMessage `json:"message"`
 }
-
-// CompletionChoiceFinishReason defines model for CompletionChoice.FinishReason.
-type CompletionChoiceFinishReason string
 
 // CompletionMessage defines model for CompletionMessage.
 type CompletionMessage struct {
@@ -845,10 +852,18 @@ type ErrorBody struct {
 	// RequestID Examples: req_06f1k2v8n0a1b2c3d4e5f6g7h8
 	RequestID RequestID `json:"requestId"`
 
+	// RetryAfterMs When a repetition makes sense; there wherever `Retry-After` is, and in the failed turns of streams.
+	//
+	// Examples: 1000
+	RetryAfterMs *int64 `json:"retryAfterMs,omitempty"`
+
 	// Retryable Whether the same request can succeed later.
 	Retryable bool                   `json:"retryable"`
 	Type      ErrorEnvelopeErrorType `json:"type"`
 }
+
+// FinishReason Why a whole reply ends where it does: the model was done (`stop`), had no tokens left (`length`), or the provider withheld the rest (`content_filter`). Absent where the provider does not say, and where the reply is not whole.
+type FinishReason string
 
 // HeaderMap Examples: {"Authorization":"[redacted]","Content-Type":"application/json"}
 type HeaderMap map[string]string
@@ -1249,11 +1264,12 @@ type ProblemDetails struct {
 	Param    *string                `json:"param"`
 
 	// RequestID Examples: req_06f1k2v8n0a1b2c3d4e5f6g7h8
-	RequestID RequestID `json:"requestId"`
-	Retryable bool      `json:"retryable"`
-	Status    int       `json:"status"`
-	Title     string    `json:"title"`
-	Type      string    `json:"type"`
+	RequestID    RequestID `json:"requestId"`
+	RetryAfterMs *int64    `json:"retryAfterMs,omitempty"`
+	Retryable    bool      `json:"retryable"`
+	Status       int       `json:"status"`
+	Title        string    `json:"title"`
+	Type         string    `json:"type"`
 }
 
 // Quantiles Milliseconds; `null` where there was nothing to measure.
@@ -1322,6 +1338,9 @@ type TurnEventStream = string
 
 // Usage defines model for Usage.
 type Usage struct {
+	// Estimated The provider did not tell all of these tokens, mostly because the reply broke off; what it did not tell is estimated.
+	Estimated *bool `json:"estimated,omitempty"`
+
 	// InputTokens Examples: 42
 	InputTokens int64 `json:"inputTokens"`
 
@@ -1349,6 +1368,9 @@ type KeyID = string
 
 // Limit defines model for Limit.
 type Limit = int
+
+// ModelName Examples: agente-de-ventas
+type ModelName = string
 
 // To Examples: 2026-04-01T00:00:00Z
 type To = time.Time
@@ -1882,6 +1904,9 @@ type ServerInterface interface {
 	// ListModels The agents that the key reaches, as models
 	// (GET /openai/v1/models)
 	ListModels(w http.ResponseWriter, r *http.Request)
+	// GetModel An agent as a model, by its slug or id
+	// (GET /openai/v1/models/{model})
+	GetModel(w http.ResponseWriter, r *http.Request, model ModelName)
 	// GetOpenAPI This document
 	// (GET /openapi.json)
 	GetOpenAPI(w http.ResponseWriter, r *http.Request)
@@ -1894,6 +1919,9 @@ type ServerInterface interface {
 	// ListModelsOnHost The agent of this host as a model
 	// (GET /v1/models)
 	ListModelsOnHost(w http.ResponseWriter, r *http.Request)
+	// GetModelOnHost The agent of this host as a model, by its slug or id
+	// (GET /v1/models/{model})
+	GetModelOnHost(w http.ResponseWriter, r *http.Request, model ModelName)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -3793,6 +3821,32 @@ func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// GetModel operation middleware
+func (siw *ServerInterfaceWrapper) GetModel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", mux.Vars(r)["model"], &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetModel(w, r, model)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetOpenAPI operation middleware
 func (siw *ServerInterfaceWrapper) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
 
@@ -3867,6 +3921,32 @@ func (siw *ServerInterfaceWrapper) ListModelsOnHost(w http.ResponseWriter, r *ht
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListModelsOnHost(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetModelOnHost operation middleware
+func (siw *ServerInterfaceWrapper) GetModelOnHost(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", mux.Vars(r)["model"], &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetModelOnHost(w, r, model)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4001,9 +4081,13 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/v1/models", wrapper.ListModelsOnHost).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/v1/models/{model}", wrapper.GetModelOnHost).Methods(http.MethodGet)
+
 	r.HandleFunc(options.BaseURL+"/openai/v1/chat/completions", wrapper.ChatCompletion).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/openai/v1/models", wrapper.ListModels).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/openai/v1/models/{model}", wrapper.GetModel).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/accounts", wrapper.ListAccounts).Methods(http.MethodGet)
 

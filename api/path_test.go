@@ -22,7 +22,7 @@ import (
 func sample(op *operation, key string) request {
 	ids := map[string]string{"agents": "agt_1", "keys": "key_abcdefghijkl", "accounts": "acc_2", "conversations": "conv-123"}
 	path := strings.ReplaceAll(op.route, "{id}", ids[strings.Split(op.route, "/")[min(2, strings.Count(op.route, "/"))]])
-	path = strings.NewReplacer("{agentId}", "agt_1", "{version}", "1", "{requestId}", "req_1", "{turnId}", "turn_1").Replace(path)
+	path = strings.NewReplacer("{agentId}", "agt_1", "{version}", "1", "{requestId}", "req_1", "{turnId}", "turn_1", "{model}", "ventas").Replace(path)
 	in := request{method: op.method, path: path, key: key}
 	if !op.onManagement {
 		in.host = "ventas.nido.test:8080"
@@ -240,8 +240,8 @@ func TestErrorsOfTheWriteSideBecomeTheirStatus(t *testing.T) {
 		w.fail = c.err
 		answer := w.do(request{method: "POST", path: "/api/agents", body: `{"name":"a","model":"m"}`, key: key})
 		refusal := w.refused(answer, c.status, c.code)
-		if refusal.Retryable != (answer.Header().Get("Retry-After") != "") {
-			t.Errorf("%s: retryable %v, Retry-After %q", c.code, refusal.Retryable, answer.Header().Get("Retry-After"))
+		if told := answer.Header().Get("Retry-After"); refusal.Retryable != (told == "1") || refusal.Retryable != (refusal.RetryAfterMs != nil && *refusal.RetryAfterMs == 1000) {
+			t.Errorf("%s: retryable %v, Retry-After %q, %s", c.code, refusal.Retryable, told, answer.Body)
 		}
 		if strings.Contains(answer.Body.String(), "hunter2") {
 			t.Error("an unknown error's text reached the caller")

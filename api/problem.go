@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
@@ -25,8 +26,10 @@ type Problem struct {
 	English string // replaces the catalogue's sentence
 	Spanish string
 	Details map[string]any
-	header  http.Header
-	cause   error // for the log, never for the caller
+	// RetryAfter says when a repetition makes sense; 0 is a second where the code is worth a repetition at all.
+	RetryAfter time.Duration
+	header     http.Header
+	cause      error // for the log, never for the caller
 }
 
 func (p *Problem) Error() string {
@@ -67,7 +70,7 @@ func explain(ctx context.Context, err error) *Problem {
 	case isProblem:
 		return known
 	case isModel && entries[model.Code].Code != "":
-		return code(model.Code)
+		return upstream(model, err)
 	case isModel:
 		return code("upstream_error")
 	// Behind the model's: a turn that somebody else has ended fails for its caller, whatever refused its own end.
@@ -95,6 +98,29 @@ func explain(ctx context.Context, err error) *Problem {
 		return code("unavailable")
 	}
 	return code("internal_error")
+}
+
+// upstream is a provider's failure, with what the provider said about coming back.
+func upstream(model *commands.ModelError, err error) *Problem {
+	p := &Problem{Code: model.Code, cause: err}
+	if entries[model.Code].Retryable {
+		p.RetryAfter = model.RetryAfter
+	}
+	if model.Timeout != "" {
+		p.Details = map[string]any{"timeout": model.Timeout}
+	}
+	return p
+}
+
+// retryAfter is how long the caller had better wait, 0 where a repetition brings nothing.
+func (p *Problem) retryAfter(entry Entry) time.Duration {
+	switch {
+	case p.RetryAfter > 0:
+		return p.RetryAfter
+	case entry.Retryable && entry.Status != 499:
+		return time.Second
+	}
+	return 0
 }
 
 // unreachable reports whether a store could not be asked, as opposed to a question that it did not understand.
@@ -145,17 +171,15 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		header[name] = values
 	}
 	header.Set("Cache-Control", "no-store")
-	switch {
-	case entry.Status == http.StatusUnauthorized:
+	if entry.Status == http.StatusUnauthorized {
 		header.Set("WWW-Authenticate", challenge(entry.Code))
-	case entry.Retryable && entry.Status != 499 && header.Get("Retry-After") == "":
-		header.Set("Retry-After", "1")
 	}
-	if x.op != nil && x.op.openAI { // OpenAI's clients go by these where they are in doubt
+	if wait := p.retryAfter(entry); wait > 0 {
+		header.Set("Retry-After", strconv.FormatInt(wholeSeconds(wait), 10))
+		header.Set("Retry-After-Ms", strconv.FormatInt(wholeMilliseconds(wait), 10))
+	}
+	if x.op != nil && x.op.openAI { // OpenAI's clients go by this where they are in doubt
 		header.Set("X-Should-Retry", strconv.FormatBool(entry.Retryable))
-		if seconds := header.Get("Retry-After"); seconds != "" && header.Get("Retry-After-Ms") == "" {
-			header.Set("Retry-After-Ms", seconds+"000")
-		}
 	}
 	header.Add("Vary", "Accept, Accept-Language")
 	body, contentType := s.envelope(r, x, entry, p)
@@ -197,6 +221,7 @@ func (s *Server) envelope(r *http.Request, x *exchange, entry Entry, p *Problem)
 	return ProblemDetails{
 		Type: ours.Error.DocURL, Title: title, Status: entry.Status, Detail: ours.Error.Message, Instance: "urn:nido:request:" + x.id,
 		Code: entry.Code, Param: ours.Error.Param, Details: ours.Error.Details, RequestID: x.id, Retryable: entry.Retryable,
+		RetryAfterMs: ours.Error.RetryAfterMs,
 	}, "application/problem+json"
 }
 
@@ -216,9 +241,13 @@ func (s *Server) ourEnvelope(r *http.Request, x *exchange, entry Entry, p *Probl
 	if p.Field != "" {
 		param, details["field"] = &p.Field, p.Field
 	}
+	var wait *int64
+	if after := p.retryAfter(entry); after > 0 {
+		wait = new(wholeMilliseconds(after))
+	}
 	return ErrorEnvelope{Error: ErrorBody{
 		Code: entry.Code, Message: message, Type: entry.Type, Param: param, Details: details,
-		RequestID: x.id, Retryable: entry.Retryable, DocURL: s.config.PublicURL + "/errors#" + entry.Code,
+		RequestID: x.id, Retryable: entry.Retryable, RetryAfterMs: wait, DocURL: s.config.PublicURL + "/errors#" + entry.Code,
 	}}
 }
 

@@ -166,7 +166,7 @@ func (t *turnEvents) delta(text string, offset int) error {
 func (t *turnEvents) end(end commands.TurnEnd) error {
 	reply := TurnReply{TurnID: t.turn.id, ChatReply: ChatReply{
 		Response: end.Reply.Text, ConversationID: end.Reply.ConversationID, MessageID: end.Reply.MessageID, AgentID: t.turn.agent,
-		Model: end.Reply.Model, Usage: Usage(end.Reply.Usage), CreatedAt: Timestamp(end.Reply.CreatedAt),
+		Model: end.Reply.Model, Usage: usageOf(end.Reply.Usage), FinishReason: finishOf(end.Reply.Finish), CreatedAt: Timestamp(end.Reply.CreatedAt),
 	}}
 	name, data := "turn.completed", any(reply)
 	switch {

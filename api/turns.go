@@ -206,7 +206,7 @@ func (t *storedTurn) end(ctx context.Context, from int, end projections.Message)
 	}
 	text := string(plain[0])
 	over := &commands.TurnEnd{Reply: commands.Reply{
-		Turn: t.id, MessageID: end.ID, ConversationID: t.conversation, Text: text, Model: end.Model, Usage: end.Usage,
+		Turn: t.id, MessageID: end.ID, ConversationID: t.conversation, Text: text, Model: end.Model, Usage: end.Usage, Finish: end.Finish,
 		FirstReply: end.FirstReply, CreatedAt: end.At,
 	}}
 	switch end.Outcome {

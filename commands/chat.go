@@ -102,7 +102,8 @@ type Reply struct {
 	Text           string
 	Model          string
 	Usage          conversation.Usage
-	FirstReply     time.Duration // from the message to the first token
+	Finish         conversation.Finish // why a whole reply ends where it does, where the provider said
+	FirstReply     time.Duration       // from the message to the first token
 	CreatedAt      time.Time
 	DataKey        DataKey // the conversation's, for the request log
 }

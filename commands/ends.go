@@ -30,7 +30,7 @@ func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said gener
 	err := c.untilAccepted(waiting, open, &known, end)
 	reply := Reply{
 		Turn: open.id, MessageID: open.replyID(), ConversationID: open.turn.Conversation, Text: said.text, Model: said.model,
-		Usage: said.usage, FirstReply: said.first, CreatedAt: endedAt(end), DataKey: open.key,
+		Usage: said.usage, Finish: said.finish, FirstReply: said.first, CreatedAt: endedAt(end), DataKey: open.key,
 	}
 	c.turns.drop(live)
 	switch refusal, refused := errors.AsType[*domain.Refusal](err); {
@@ -80,7 +80,7 @@ func (c *Chat) end(open *opening, said generation) (conversation.Command, error)
 	case said.err == nil:
 		return conversation.Complete{ReplyCompleted: conversation.ReplyCompleted{
 			Turn: open.id, Message: open.replyID(), Text: text, Model: said.model, Usage: said.usage,
-			FirstReply: said.first, FullReply: said.full, At: now,
+			FirstReply: said.first, FullReply: said.full, Finish: said.finish, At: now,
 		}}, nil
 	case errors.Is(said.err, ErrClientGone):
 		return conversation.Cancel{ReplyCancelled: conversation.ReplyCancelled{

@@ -280,3 +280,51 @@ func TestAnEndFollowsAConversationThatMovedOn(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatAReplyHasCostIsEstimatedWhereTheProviderDidNotSay(t *testing.T) {
+	told := conversation.Usage{InputTokens: 40, OutputTokens: 1}
+	for sentence, test := range map[string]struct {
+		usage *conversation.Usage // with the first piece
+		whole bool
+		want  conversation.Usage
+	}{
+		"broken off, nothing told":  {nil, false, conversation.Usage{InputTokens: 4, OutputTokens: 5, Estimated: true}},
+		"broken off, a little told": {&told, false, conversation.Usage{InputTokens: 40, OutputTokens: 5, Estimated: true}},
+		"whole, nothing told":       {nil, true, conversation.Usage{InputTokens: 4, OutputTokens: 5, Estimated: true}},
+		"whole and told":            {&told, true, told},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newTalk(t)
+				c.script = func(_ context.Context, say func(commands.Chunk) bool) error {
+					say(commands.Chunk{Text: "half of it,", Usage: test.usage})
+					say(commands.Chunk{Text: " or so"}) // 17 letters: five tokens
+					if test.whole {
+						return nil
+					}
+					return &commands.ModelError{Code: "upstream_error", Err: errors.New("cut")}
+				}
+				reply, _ := c.chat.Send(t.Context(), metaAt(1), c.turn(t, "hola"))
+				var kept conversation.Usage
+				switch end := c.end(t).(type) {
+				case conversation.ReplyCompleted:
+					kept = end.Usage
+				case conversation.ReplyFailed:
+					kept = end.Usage
+				}
+				if reply.Usage != test.want || kept != test.want {
+					t.Errorf("told %+v, kept %+v", reply.Usage, kept)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newTalk(t)
+		c.script = func(context.Context, func(commands.Chunk) bool) error {
+			return &commands.ModelError{Code: "upstream_error", Err: errors.New("refused")}
+		}
+		if reply, _ := c.chat.Send(t.Context(), metaAt(1), c.turn(t, "hola")); reply.Usage != (conversation.Usage{}) {
+			t.Errorf("a call that brought nothing costs %+v", reply.Usage)
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nidohq/nido/domain/conversation"
 )
@@ -20,15 +21,19 @@ type generation struct {
 	text  string
 	model string
 	usage conversation.Usage
-	first time.Duration // from the start to the first text
-	full  time.Duration // from the start to the end
-	err   error         // nil, a *ModelError, or the context's cause
+	// finish says why it ends where it does, if it is whole.
+	finish conversation.Finish
+	first  time.Duration // from the start to the first text
+	full   time.Duration // from the start to the end
+	err    error         // nil, a *ModelError, or the context's cause
 }
 
 // generate asks the model, and hands each piece on as it comes.
 func generate(ctx context.Context, model Model, prompt Prompt, clock Clock, say func(string)) generation {
 	var text strings.Builder
 	result := generation{model: prompt.Model}
+	var told conversation.Usage // by the provider
+	pieces := int64(0)
 	start := clock()
 	for chunk, err := range model.Complete(ctx, prompt) {
 		if err != nil {
@@ -40,11 +45,13 @@ func generate(ctx context.Context, model Model, prompt Prompt, clock Clock, say 
 		}
 		if chunk.Text != "" {
 			text.WriteString(chunk.Text)
+			pieces++
 			say(chunk.Text)
 		}
 		result.model = cmp.Or(chunk.Model, result.model)
+		result.finish = cmp.Or(chunk.Finish, result.finish)
 		if chunk.Usage != nil {
-			result.usage = *chunk.Usage
+			told = *chunk.Usage
 		}
 		if text.Len() > maxReplyBytes {
 			result.err = &ModelError{Code: "upstream_error", Err: errors.New("the reply is longer than we take")}
@@ -55,5 +62,29 @@ func generate(ctx context.Context, model Model, prompt Prompt, clock Clock, say 
 	if ctx.Err() != nil { // whatever the provider's client made of it
 		result.err = context.Cause(ctx)
 	}
+	result.usage = used(told, prompt, result, pieces)
 	return result
 }
+
+// used is what the provider has told of a reply's tokens. Most tell them at its end, which a reply that breaks off does not
+// have: what it has cost until then is estimated, and marked so. Where nothing was said nothing is made up.
+func used(told conversation.Usage, prompt Prompt, said generation, pieces int64) conversation.Usage {
+	if pieces == 0 || said.err == nil && told != (conversation.Usage{}) {
+		return told
+	}
+	usage := told
+	if usage.InputTokens == 0 {
+		usage.InputTokens = tokensOf(prompt.Instructions)
+		for _, message := range prompt.Messages {
+			usage.InputTokens += tokensOf(message.Text)
+		}
+	}
+	// Providers send a token or more with each piece.
+	usage.OutputTokens = max(usage.OutputTokens, pieces, tokensOf(said.text))
+	usage.Estimated = usage != told
+	return usage
+}
+
+// tokensOf estimates how many tokens a text has: most languages that are written in letters have about four of them to a
+// token.
+func tokensOf(text string) int64 { return (int64(utf8.RuneCountInString(text)) + 3) / 4 }

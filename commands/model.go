@@ -5,6 +5,7 @@ package commands
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/nidohq/nido/domain/conversation"
 )
@@ -41,19 +42,24 @@ const (
 	Assistant Role = "assistant"
 )
 
-// Chunk is the next piece of a reply. Model and Usage come with any chunk, the last one counts.
+// Chunk is the next piece of a reply. Model, Usage and Finish come with any chunk, the last one counts.
 type Chunk struct {
-	Text  string
-	Model string              // what the provider says answered
-	Usage *conversation.Usage // nil until the provider tells
+	Text   string
+	Model  string              // what the provider says answered
+	Usage  *conversation.Usage // nil until the provider tells
+	Finish conversation.Finish // empty until the provider tells
 }
 
 // ModelError is a provider's failure in the API's terms.
 type ModelError struct {
-	Code      string // "upstream_error", "upstream_timeout", "upstream_rate_limited", "upstream_rejected", "model_not_found"
-	Status    int    // the provider's HTTP status, 0 if there was none
-	Retryable bool
-	Err       error // the cause, for the log; never shown to the caller
+	// Code is "upstream_error", "upstream_timeout", "upstream_rate_limited", "upstream_rejected", "upstream_busy",
+	// "upstream_unavailable" or "model_not_found".
+	Code       string
+	Status     int // the provider's HTTP status, 0 if there was none
+	Retryable  bool
+	RetryAfter time.Duration // how long the provider wants to be left alone, 0 where it does not say
+	Timeout    string        // which time-out it was: "connect", "first_token", "idle", "total"; empty for none
+	Err        error         // the cause, for the log; never shown to the caller
 }
 
 func (e *ModelError) Error() string { return e.Code + ": " + e.Err.Error() }

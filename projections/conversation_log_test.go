@@ -61,7 +61,7 @@ func (c *chat) complete(text string) domain.Commit {
 	c.at = c.at.Add(time.Second)
 	return c.commit(c.turn()+".end", conversation.ReplyCompleted{
 		Turn: c.turn(), Message: c.turn() + ".out", Text: seal(c.key(), text), Model: "echo",
-		Usage: conversation.Usage{InputTokens: 3, OutputTokens: 4}, FirstReply: time.Millisecond, FullReply: time.Second, At: c.at,
+		Usage: conversation.Usage{InputTokens: 3, OutputTokens: 4, Estimated: true}, Finish: conversation.FinishLength, FirstReply: time.Millisecond, FullReply: time.Second, At: c.at,
 	})
 }
 

@@ -50,7 +50,7 @@ func TestAConversationStandsAsItsTurnsLeftIt(t *testing.T) {
 			}, nil)
 			wantEqual(t, "a reply", said[1], projections.Message{
 				Version: 2, ID: "agt_1.mac1.t1.out", Turn: "agt_1.mac1.t1", Role: projections.RoleAssistant, Outcome: projections.Completed,
-				Text: seal(c.key(), "buenas"), Model: "echo", Usage: conversation.Usage{InputTokens: 3, OutputTokens: 4}, FirstReply: time.Millisecond,
+				Text: seal(c.key(), "buenas"), Model: "echo", Usage: conversation.Usage{InputTokens: 3, OutputTokens: 4, Estimated: true}, Finish: conversation.FinishLength, FirstReply: time.Millisecond,
 				FullReply: time.Second, At: noon.Add(2 * time.Second),
 			}, nil)
 			wantEqual(t, "a failure", said[3], projections.Message{

@@ -32,11 +32,12 @@ const (
 
 // messagesFold holds the columns of the rows to insert.
 type messagesFold struct {
-	streams, ids, turns, roles, outcomes, codes, textKeys, models []string
-	versions, inputTokens, outputTokens, firstReply, fullReply    []int64
-	indexes                                                       []int32
-	texts                                                         [][]byte
-	at                                                            []time.Time
+	streams, ids, turns, roles, outcomes, codes, textKeys, models, finishes []string
+	estimated                                                               []bool
+	versions, inputTokens, outputTokens, firstReply, fullReply              []int64
+	indexes                                                                 []int32
+	texts                                                                   [][]byte
+	at                                                                      []time.Time
 }
 
 func (f *messagesFold) fold(commit accepted) {
@@ -48,7 +49,7 @@ func (f *messagesFold) fold(commit accepted) {
 		case conversation.ReplyCompleted:
 			m = Message{
 				ID: e.Message, Turn: e.Turn, Role: RoleAssistant, Outcome: Completed, Text: e.Text, Model: e.Model, Usage: e.Usage,
-				FirstReply: e.FirstReply, FullReply: e.FullReply, At: e.At,
+				FirstReply: e.FirstReply, FullReply: e.FullReply, Finish: e.Finish, At: e.At,
 			}
 		case conversation.ReplyFailed:
 			m = Message{
@@ -82,6 +83,8 @@ func (f *messagesFold) add(stream domain.StreamID, m Message) {
 	f.models = append(f.models, clean(m.Model))
 	f.inputTokens = append(f.inputTokens, m.Usage.InputTokens)
 	f.outputTokens = append(f.outputTokens, m.Usage.OutputTokens)
+	f.estimated = append(f.estimated, m.Usage.Estimated)
+	f.finishes = append(f.finishes, clean(m.Finish))
 	f.firstReply = append(f.firstReply, int64(m.FirstReply))
 	f.fullReply = append(f.fullReply, int64(m.FullReply))
 	f.at = append(f.at, m.At)
@@ -90,13 +93,13 @@ func (f *messagesFold) add(stream domain.StreamID, m Message) {
 func (f *messagesFold) write(batch *pgx.Batch) {
 	const insert = `
 		INSERT INTO messages (stream, version, idx, id, turn, role, outcome, code, text_key, text_data, model, input_tokens,
-			output_tokens, first_reply_ns, full_reply_ns, at)
+			output_tokens, estimated, finish, first_reply_ns, full_reply_ns, at)
 		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::text[],
-			$8::text[], $9::text[], $10::bytea[], $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-			$16::timestamptz[])`
+			$8::text[], $9::text[], $10::bytea[], $11::text[], $12::bigint[], $13::bigint[], $14::boolean[], $15::text[],
+			$16::bigint[], $17::bigint[], $18::timestamptz[])`
 	if len(f.streams) > 0 {
 		batch.Queue(insert, f.streams, f.versions, f.indexes, f.ids, f.turns, f.roles, f.outcomes, f.codes, f.textKeys, f.texts,
-			f.models, f.inputTokens, f.outputTokens, f.firstReply, f.fullReply, f.at)
+			f.models, f.inputTokens, f.outputTokens, f.estimated, f.finishes, f.firstReply, f.fullReply, f.at)
 	}
 }
 
@@ -112,6 +115,7 @@ type Message struct {
 	Text       domain.Sealed // zero for none
 	Model      string
 	Usage      conversation.Usage
+	Finish     conversation.Finish // why a whole reply ends where it does
 	FirstReply time.Duration
 	FullReply  time.Duration
 	At         time.Time
@@ -134,7 +138,7 @@ type MessageCursor struct {
 func (c Conversations) Messages(ctx context.Context, account string, stream domain.StreamID, page MessagePage) ([]Message, *MessageCursor, error) {
 	const query = `
 		SELECT m.version, m.idx, m.id, m.turn, m.role, m.outcome, m.code, m.text_key, m.text_data, m.model, m.input_tokens,
-			m.output_tokens, m.first_reply_ns, m.full_reply_ns, m.at
+			m.output_tokens, m.estimated, m.finish, m.first_reply_ns, m.full_reply_ns, m.at
 		FROM conversations c JOIN messages m ON m.stream = c.stream
 		WHERE c.stream = $2 AND c.account = $1 AND (m.version, m.idx) > ($3, $4)
 		ORDER BY m.version, m.idx
@@ -164,7 +168,7 @@ func (c Conversations) Messages(ctx context.Context, account string, stream doma
 func (c Conversations) Turn(ctx context.Context, account string, stream domain.StreamID, turn string) (Message, error) {
 	const query = `
 		SELECT m.version, m.idx, m.id, m.turn, m.role, m.outcome, m.code, m.text_key, m.text_data, m.model, m.input_tokens,
-			m.output_tokens, m.first_reply_ns, m.full_reply_ns, m.at
+			m.output_tokens, m.estimated, m.finish, m.first_reply_ns, m.full_reply_ns, m.at
 		FROM conversations c JOIN messages m ON m.stream = c.stream
 		WHERE c.stream = $2 AND c.account = $1 AND m.turn = $3 AND m.outcome <> 'received'
 		ORDER BY m.version DESC
@@ -190,6 +194,8 @@ type messageRow struct {
 	Model        string    `db:"model"`
 	InputTokens  int64     `db:"input_tokens"`
 	OutputTokens int64     `db:"output_tokens"`
+	Estimated    bool      `db:"estimated"`
+	Finish       string    `db:"finish"`
 	FirstReply   int64     `db:"first_reply_ns"`
 	FullReply    int64     `db:"full_reply_ns"`
 	At           time.Time `db:"at"`
@@ -199,7 +205,8 @@ func (r messageRow) message() Message {
 	return Message{
 		Version: domain.Version(r.Version), Index: r.Index, ID: r.ID, Turn: r.Turn, Role: r.Role, Outcome: r.Outcome, Code: r.Code,
 		Text: sealed(r.TextKey, r.TextData), Model: r.Model,
-		Usage:      conversation.Usage{InputTokens: r.InputTokens, OutputTokens: r.OutputTokens},
+		Usage:      conversation.Usage{InputTokens: r.InputTokens, OutputTokens: r.OutputTokens, Estimated: r.Estimated},
+		Finish:     conversation.Finish(r.Finish),
 		FirstReply: time.Duration(r.FirstReply), FullReply: time.Duration(r.FullReply), At: r.At,
 	}
 }

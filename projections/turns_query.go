@@ -25,12 +25,12 @@ func (c Conversations) FindTurn(ctx context.Context, account, turn string) (Turn
 	const query = `
 		SELECT c.stream, c.agent, c.id_key, c.id_data, NULL::timestamptz AS received,
 			m.version, m.idx, m.id, m.turn, m.role, m.outcome, m.code, m.text_key, m.text_data, m.model, m.input_tokens,
-			m.output_tokens, m.first_reply_ns, m.full_reply_ns, m.at
+			m.output_tokens, m.estimated, m.finish, m.first_reply_ns, m.full_reply_ns, m.at
 		FROM messages m JOIN conversations c ON c.stream = m.stream
 		WHERE m.turn = $2 AND m.outcome <> 'received' AND c.account = $1
 		UNION ALL
 		SELECT c.stream, c.agent, c.id_key, c.id_data, t.received,
-			0, 0, '', t.turn, '', '', '', '', '', '', 0, 0, 0, 0, t.received
+			0, 0, '', t.turn, '', '', '', '', '', '', 0, 0, false, '', 0, 0, t.received
 		FROM turns t JOIN conversations c ON c.stream = t.stream
 		WHERE t.turn = $2 AND c.account = $1
 		LIMIT 1`

@@ -62,4 +62,16 @@ type OpenTurn struct {
 type Usage struct {
 	InputTokens  int64 `json:"inputTokens"`
 	OutputTokens int64 `json:"outputTokens"`
+	// Estimated says that the provider did not tell all of it: it told none, or the reply broke off before it did.
+	Estimated bool `json:"estimated,omitempty"`
 }
+
+// Finish says why a whole reply ends where it does; empty where the provider does not say.
+type Finish string
+
+// The reasons.
+const (
+	FinishStop     Finish = "stop"           // the model was done, or came to a text before which it was to stop
+	FinishLength   Finish = "length"         // it had no tokens left
+	FinishFiltered Finish = "content_filter" // the provider withheld the rest
+)

@@ -40,6 +40,7 @@ type ReplyCompleted struct {
 	Usage      Usage         `json:"usage"`
 	FirstReply time.Duration `json:"firstReplyNs"` // from the message to the first token
 	FullReply  time.Duration `json:"fullReplyNs"`  // from the message to the last token
+	Finish     Finish        `json:"finish,omitempty"`
 	At         time.Time     `json:"at"`
 }
 

@@ -99,6 +99,7 @@ func (a *anthropicAPI) attempt(ctx context.Context, sender *sender, prompt comma
 			}
 		case "message_delta":
 			usage.OutputTokens = max(usage.OutputTokens, event.Usage.OutputTokens)
+			reply.finishes(string(event.Delta.StopReason))
 			err = reply.tell("", told(usage))
 		case "message_stop":
 			reply.end()
@@ -145,6 +146,7 @@ func readMessage(response *http.Response, limit int, reply *reply) error {
 		text.WriteString(block.Text)
 	}
 	reply.says(message.Model)
+	reply.finishes(string(message.StopReason))
 	reply.alive(true)
 	return reply.tell(text.String(), told(usageOf(message.Usage)))
 }

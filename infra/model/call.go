@@ -74,8 +74,9 @@ func (u *upstream) Complete(ctx context.Context, prompt commands.Prompt) iter.Se
 // reply is what has come of a reply so far.
 type reply struct {
 	yield   func(commands.Chunk, error) bool
-	model   string // what the provider says answers
-	size    int    // bytes of text
+	model   string              // what the provider says answers
+	finish  conversation.Finish // why it ends, once the provider says
+	size    int                 // bytes of text
 	limit   int
 	stopped bool // the caller has heard enough
 	ended   bool // the provider says that the reply is complete
@@ -113,7 +114,7 @@ func (r *reply) tell(text string, usage *conversation.Usage) error {
 	if !r.generating {
 		left = time.Until(r.deadline)
 	}
-	if !r.yield(commands.Chunk{Text: text, Model: r.model, Usage: usage}, nil) {
+	if !r.yield(commands.Chunk{Text: text, Model: r.model, Usage: usage, Finish: r.finish}, nil) {
 		r.stopped = true
 		return errStopped
 	}
@@ -122,6 +123,19 @@ func (r *reply) tell(text string, usage *conversation.Usage) error {
 	}
 	r.patience.Reset(left)
 	return nil
+}
+
+// finishes names the reason of the end, in whatever words the provider has for it.
+func (r *reply) finishes(reason string) {
+	switch reason {
+	case "":
+	case "length", "max_tokens", "model_context_window_exceeded":
+		r.finish = conversation.FinishLength
+	case "content_filter", "refusal", "safety":
+		r.finish = conversation.FinishFiltered
+	default: // stop, end_turn, stop_sequence, eos, …: the model was done
+		r.finish = conversation.FinishStop
+	}
 }
 
 // end notes that the reply is complete. What is left of the body is only read to keep the connection.

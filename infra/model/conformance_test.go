@@ -52,7 +52,8 @@ func (o *officialSDK) attempt(ctx context.Context, sender *sender, prompt comman
 		}
 		if len(chunk.Choices) > 0 {
 			piece.text = chunk.Choices[0].Delta.Content + chunk.Choices[0].Delta.Refusal
-			finished = finished || chunk.Choices[0].FinishReason != ""
+			piece.finish = chunk.Choices[0].FinishReason
+			finished = finished || piece.finish != ""
 		}
 		if err := reply.take(piece); err != nil {
 			return err

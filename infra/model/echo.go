@@ -16,7 +16,8 @@ import (
 // EchoModel is what the echo says answered.
 const EchoModel = "echo"
 
-// Echo replies with the last user message, word by word. It is deterministic, and it counts words as tokens.
+// Echo replies with the last user message, word by word, as many as it may. It is deterministic, and it counts words as
+// tokens.
 type Echo struct{ delay time.Duration }
 
 // NewEcho builds an echo that waits so long before each word.
@@ -33,7 +34,12 @@ func (e Echo) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2[co
 				text = message.Text
 			}
 		}
+		finish := conversation.FinishStop
 		for word := range strings.SplitAfterSeq(text, " ") {
+			if limit := prompt.MaxOutputTokens; limit != nil && usage.OutputTokens == int64(*limit) {
+				finish = conversation.FinishLength
+				break
+			}
 			if err := e.pause(ctx); err != nil {
 				yield(commands.Chunk{}, fmt.Errorf("echo: %w", err))
 				return
@@ -41,9 +47,9 @@ func (e Echo) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2[co
 			if word != "" && !yield(commands.Chunk{Text: word, Model: EchoModel}, nil) {
 				return
 			}
+			usage.OutputTokens += words(word)
 		}
-		usage.OutputTokens = words(text)
-		yield(commands.Chunk{Model: EchoModel, Usage: &usage}, nil)
+		yield(commands.Chunk{Model: EchoModel, Usage: &usage, Finish: finish}, nil)
 	}
 }
 

@@ -68,6 +68,7 @@ type heard struct {
 	pieces []string
 	model  string
 	usage  *conversation.Usage
+	finish conversation.Finish
 	err    error
 }
 
@@ -90,7 +91,7 @@ func listen(ctx context.Context, model commands.Model, prompt commands.Prompt) (
 		if chunk.Text != "" {
 			h.pieces = append(h.pieces, chunk.Text)
 		}
-		h.model = chunk.Model
+		h.model, h.finish = chunk.Model, chunk.Finish
 		if chunk.Usage != nil {
 			h.usage = chunk.Usage
 		}
@@ -169,6 +170,39 @@ func TestAProviderThatTellsNoUsageLeavesItNil(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+func TestTheReasonOfAnEndIsTheProviders(t *testing.T) {
+	for finish, want := range map[string]conversation.Finish{
+		"": conversation.FinishStop, "stop": conversation.FinishStop, "length": conversation.FinishLength,
+		"content_filter": conversation.FinishFiltered, "tool_calls": conversation.FinishStop,
+	} {
+		for _, whole := range []bool{false, true} {
+			t.Run(finish, func(t *testing.T) {
+				eachKind(t, func(t *testing.T, model string) {
+					_, router := setup(t, scripted(modeltest.Reply{Tokens: []string{"text"}, Finish: finish, NotStreamed: whole}))
+					if got := listen(t.Context(), router, ask(model, "hi")); got.err != nil || got.finish != want || got.text != "text" {
+						t.Errorf("got %+v", got)
+					}
+				})
+			})
+		}
+	}
+	t.Run("no tokens left", func(t *testing.T) {
+		eachKind(t, func(t *testing.T, model string) {
+			_, router := setup(t, scripted(modeltest.Words("one two three four")))
+			prompt := ask(model, "hi")
+			prompt.MaxOutputTokens = new(2)
+			if got := listen(t.Context(), router, prompt); got.text != "one two " || got.finish != conversation.FinishLength {
+				t.Errorf("got %+v", got)
+			}
+		})
+	})
+	echoed := ask("any", "one two three")
+	echoed.MaxOutputTokens = new(2)
+	if got := listen(t.Context(), NewEcho(0), echoed); got.text != "one two " || got.finish != conversation.FinishLength || got.usage.OutputTokens != 2 {
+		t.Errorf("the echo said %+v", got)
+	}
 }
 
 func TestABrokenStreamIsAnErrorAfterWhatWasSaid(t *testing.T) {

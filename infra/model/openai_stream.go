@@ -43,7 +43,7 @@ func readCompletionStream(body io.Reader, maxEvent int, reply *reply) error {
 			if piece.failed {
 				return failedMidway(event)
 			}
-			finished = finished || piece.finished
+			finished = finished || piece.finish != ""
 			if err := reply.take(piece); err != nil {
 				return err
 			}
@@ -73,8 +73,9 @@ func readCompletion(body io.Reader, limit int, reply *reply) error {
 // take hands a piece on, if there is anything in it.
 func (r *reply) take(piece piece) error {
 	r.says(piece.model)
+	r.finishes(piece.finish)
 	r.alive(piece.thought || piece.text != "")
-	if piece.text == "" && piece.usage == nil {
+	if piece.text == "" && piece.usage == nil && piece.finish == "" {
 		return nil
 	}
 	return r.tell(piece.text, piece.usage)
@@ -84,9 +85,9 @@ func (r *reply) take(piece piece) error {
 type piece struct {
 	text, model string
 	usage       *conversation.Usage
-	chosen      bool // it has a choice
-	thought     bool // the model thinks aloud: a sign of life, no part of the reply
-	finished    bool
+	chosen      bool   // it has a choice
+	thought     bool   // the model thinks aloud: a sign of life, no part of the reply
+	finish      string // why the reply is complete; empty where it is not yet
 	failed      bool
 }
 
@@ -123,7 +124,7 @@ func (p *piece) choice(choice gjson.Result, content string) {
 	choice.ForEach(func(key, value gjson.Result) bool {
 		switch key.Str {
 		case "finish_reason":
-			p.finished = value.Str != ""
+			p.finish = value.Str
 		case content:
 			value.ForEach(func(key, value gjson.Result) bool {
 				switch key.Str {

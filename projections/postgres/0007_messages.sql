@@ -13,6 +13,8 @@ CREATE TABLE messages (
     model          text NOT NULL,
     input_tokens   bigint NOT NULL,
     output_tokens  bigint NOT NULL,
+    estimated      boolean NOT NULL,    -- the provider did not tell all of these tokens
+    finish         text NOT NULL,       -- why a whole reply ends where it does; empty where nobody said
     first_reply_ns bigint NOT NULL,
     full_reply_ns  bigint NOT NULL,
     at             timestamptz NOT NULL,

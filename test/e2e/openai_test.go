@@ -160,11 +160,43 @@ func TestOfficialClientsOfOpenAI(t *testing.T) {
 		}
 	})
 
+	t.Run("a reply that runs out of tokens says so, whoever reads it", func(t *testing.T) {
+		params := asking(f.agent.Slug, openai.UserMessage("hola"))
+		params.MaxTokens = openai.Int(3)
+		params.Metadata = map[string]string{"conversation_id": "corta"}
+		got, err := f.byName.Chat.Completions.New(ctx, params)
+		if err != nil || got.Choices[0].FinishReason != "length" || got.Choices[0].Message.Content != "¡Hola, señor Núñez! " || got.Usage.CompletionTokens != 3 {
+			t.Fatalf("%v %s", err, got.RawJSON())
+		}
+		stream := f.onHost.Chat.Completions.NewStreaming(ctx, params)
+		var all openai.ChatCompletionAccumulator
+		for stream.Next() {
+			all.AddChunk(stream.Current())
+		}
+		if err := stream.Err(); err != nil || all.Choices[0].FinishReason != "length" {
+			t.Errorf("%v %+v", err, all.ChatCompletion)
+		}
+		// Who comes behind the turn reads it in the stores.
+		resumed := f.root.resume(strings.TrimPrefix(got.ID, "chatcmpl-"), "")
+		if end := resumed.until("turn.completed"); !strings.Contains(end.data, `"finishReason":"length"`) || strings.Contains(end.data, "estimated") {
+			t.Errorf("%+v", end)
+		}
+	})
+
 	t.Run("agents are models", func(t *testing.T) {
 		for _, client := range []openai.Client{f.onHost, f.byName} {
 			page, err := client.Models.List(ctx)
 			if err != nil || len(page.Data) != 1 || page.Data[0].ID != f.agent.Slug || page.Data[0].Created == 0 {
 				t.Errorf("%v %+v", err, page)
+			}
+			for _, name := range []string{f.agent.Slug, f.agent.ID} {
+				if one, err := client.Models.Get(ctx, name); err != nil || one.ID != f.agent.Slug || one.Created != page.Data[0].Created || one.OwnedBy == "" {
+					t.Errorf("%v %+v", err, one)
+				}
+			}
+			_, err = client.Models.Get(ctx, "nobody")
+			if failed, ok := errors.AsType[*openai.Error](err); !ok || failed.StatusCode != http.StatusNotFound || failed.Param != "model" {
+				t.Errorf("a model that is none: %v", err)
 			}
 		}
 	})

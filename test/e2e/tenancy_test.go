@@ -57,7 +57,7 @@ func settle(t *testing.T, root *client, postgres *pgx.Conn, name string) tenant 
 		id: id, client: own, slug: agent.Slug, agentID: agent.ID,
 		ids: map[string]string{
 			"agents": agent.ID, "agent": agent.ID, "versions": "1", "keys": key.ID, "accounts": id, "conversations": conversation,
-			"logs": request, "messages": reply.MessageID, "turns": turn,
+			"logs": request, "messages": reply.MessageID, "turns": turn, "models": agent.Slug,
 		},
 		queries: map[string]string{"agentId": agent.ID, "keyId": key.ID, "conversationId": conversation},
 		messages: []string{

@@ -40,3 +40,8 @@ for await (const chunk of leaving) {
 const models = [];
 for await (const one of client.models.list()) models.push(one.id);
 assert.deepEqual(models, [model]);
+assert.equal((await client.models.retrieve(model)).id, model);
+await assert.rejects(client.models.retrieve('nobody'), (e) => e instanceof NotFoundError && e.code === 'agent_not_found');
+
+const short = await client.chat.completions.create({ model, messages: hello, max_tokens: 3 });
+assert.equal(short.choices[0].finish_reason, 'length');

@@ -61,6 +61,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, format format, 
 		}
 		return write(w, "application/json", reply.Status, body)
 	}
+	if limit := asked.MaxTokens; limit != nil && len(reply.Tokens) > *limit {
+		reply.Tokens, reply.Finish = reply.Tokens[:*limit], cmp.Or(reply.Finish, "length")
+	}
 	in, out := asked.words(), len(reply.Tokens)
 	if reply.OmitUsage || asked.Stream && !asked.IncludeUsage {
 		in = -1

@@ -16,8 +16,8 @@ func (openAI) whole(reply Reply, text string, in, out int) []byte {
 		usage = `,"usage":` + openAIUsage(in, out)
 	}
 	return fmt.Appendf(nil, `{"id":"chatcmpl-mock","object":"chat.completion","created":%d,"model":%s,"choices":[{"index":0,`+
-		`"message":{"role":"assistant","content":%s,"refusal":null},"logprobs":null,"finish_reason":"stop"}]%s}`,
-		created, quote(reply.Model), quote(text), usage)
+		`"message":{"role":"assistant","content":%s,"refusal":null},"logprobs":null,"finish_reason":%s}]%s}`,
+		created, quote(reply.Model), quote(text), quote(cmp.Or(reply.Finish, "stop")), usage)
 }
 
 func (openAI) failure(status int, kind string) []byte {
@@ -40,7 +40,7 @@ func (openAI) streamFailure(kind string) []byte {
 }
 
 func (openAI) end(reply Reply, in, out int) []byte {
-	events := openAIChunk(reply, `{}`, `"stop"`)
+	events := openAIChunk(reply, `{}`, quote(cmp.Or(reply.Finish, "stop")))
 	if in >= 0 {
 		events = fmt.Appendf(events, `data: {"id":"chatcmpl-mock","object":"chat.completion.chunk","created":%d,"model":%s,`+
 			`"service_tier":"default","system_fingerprint":"fp_mock","choices":[],"usage":%s}`+"\n\n",
@@ -64,7 +64,7 @@ type anthropic struct{}
 
 func (anthropic) whole(reply Reply, text string, in, out int) []byte {
 	return fmt.Appendf(nil, `{"id":"msg_mock","type":"message","role":"assistant","model":%s,"content":[{"type":"text","text":%s}],`+
-		`"stop_reason":"end_turn","stop_sequence":null%s}`, quote(reply.Model), quote(text), anthropicUsage(in, out))
+		`"stop_reason":%s,"stop_sequence":null%s}`, quote(reply.Model), quote(text), stopReason(reply), anthropicUsage(in, out))
 }
 
 func (anthropic) failure(status int, kind string) []byte {
@@ -99,15 +99,21 @@ func (anthropic) streamFailure(kind string) []byte {
 		`,"message":"the mock was told to fail"}}`)
 }
 
-func (anthropic) end(_ Reply, in, out int) []byte {
+func (anthropic) end(reply Reply, in, out int) []byte {
 	usage := ""
 	if in >= 0 {
 		usage = fmt.Sprintf(`,"usage":{"output_tokens":%d}`, out)
 	}
 	events := anthropicEvent("content_block_stop", `{"type":"content_block_stop","index":0}`)
 	events = append(events, anthropicEvent("message_delta",
-		`{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null}`+usage+`}`)...)
+		`{"type":"message_delta","delta":{"stop_reason":`+stopReason(reply)+`,"stop_sequence":null}`+usage+`}`)...)
 	return append(events, anthropicEvent("message_stop", `{"type":"message_stop"}`)...)
+}
+
+// stopReason says in Anthropic's words why a reply ends.
+func stopReason(reply Reply) string {
+	words := map[string]string{"": "end_turn", "stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+	return quote(cmp.Or(words[reply.Finish], reply.Finish))
 }
 
 func anthropicEvent(name, data string) []byte {

@@ -48,6 +48,7 @@ type Reply struct {
 	DropAfter   int    // cut the connection after so many tokens
 	ErrorAfter  int    // send an error event after so many tokens, and end
 	ErrorType   string // its type; empty means a server error
+	Finish      string // why it ends, in OpenAI's words; empty means "stop", or "length" where more tokens were scripted than asked for
 	OmitUsage   bool   // never tell the usage
 	OmitEnd     bool   // end the stream without saying that it is complete
 	NotStreamed bool   // answer a request for a stream with one JSON document
