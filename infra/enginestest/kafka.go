@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -68,4 +69,35 @@ func deleteKafka(ctx context.Context, admin *kadm.Client, prefix string) error {
 		faults = append(faults, err, answers.Error())
 	}
 	return errors.Join(faults...)
+}
+
+// ReadTopic reads a topic from its beginning to its present end, with a client that knows nothing of Nido. It gives up
+// after two minutes.
+func ReadTopic(t testing.TB, brokers []string, topic string) (records []*kgo.Record) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := int64(0)
+	ends.Each(func(end kadm.ListedOffset) { left += end.Offset })
+	for left > 0 {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("%d records of %s were not read: %v", left, topic, fetches.Errors())
+		}
+		records = append(records, fetches.Records()...)
+		left -= int64(fetches.NumRecords())
+	}
+	return records
 }

@@ -7,7 +7,6 @@ package kafka
 // first commit wins.
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/infra/enginestest"
 	"github.com/nidohq/nido/infra/kafkatest"
 )
 
@@ -143,7 +143,7 @@ func (l *load) end() {
 // check reads the log with a foreign client and folds it.
 func (l *load) check(topic string, addrs []string) {
 	l.t.Helper()
-	records := readForeign(l.t, addrs, topic)
+	records := enginestest.ReadTopic(l.t, addrs, topic)
 	at := map[domain.Position]*kgo.Record{}
 	versions := map[string]int64{} // of each stream
 	winners := map[string]int{}    // commands that won
@@ -183,35 +183,6 @@ func (l *load) check(topic string, addrs []string) {
 		l.t.Errorf("%d commands were applied and %d acknowledged: at most %d were under way at the end", len(winners), len(l.acknowledged), loadWriters)
 	}
 	l.t.Logf("%d records, %d applied, %d sent twice", len(records), len(winners), doubled)
-}
-
-func readForeign(t *testing.T, addrs []string, topic string) (records []*kgo.Record) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	left := int64(0)
-	ends.Each(func(end kadm.ListedOffset) { left += end.Offset })
-	for left > 0 {
-		fetches := client.PollFetches(ctx)
-		if err := ctx.Err(); err != nil {
-			t.Fatalf("%d records are missing: %v, %v", left, err, fetches.Errors())
-		}
-		records = append(records, fetches.Records()...)
-		left -= int64(fetches.NumRecords())
-	}
-	return records
 }
 
 // leader is the node that leads a partition.
@@ -311,7 +282,7 @@ func TestTooFewReplicasRefuseACommitSoonAndTakeItAgainWithoutRestart(t *testing.
 	}
 	poll(t, "a commit is taken", func() bool { _, err := log.Append(t.Context(), someCommit(200)); return err == nil })
 	found := 0
-	for _, record := range readForeign(t, brokers.addrs, cluster.Events()) {
+	for _, record := range enginestest.ReadTopic(t, brokers.addrs, cluster.Events()) {
 		if string(record.Key) == string(someCommit(200).Stream) {
 			found++
 		}

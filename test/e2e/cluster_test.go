@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/nidohq/nido/infra/enginestest"
 	"github.com/nidohq/nido/infra/kafkatest"
 )
 
@@ -219,33 +219,7 @@ func eventsTopic(engines []string) string {
 }
 
 // readTopic reads the events topic to its present end with a client that knows nothing of Nido.
-func readTopic(t *testing.T, engines []string) (records []*kgo.Record) {
+func readTopic(t *testing.T, engines []string) []*kgo.Record {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	topic := eventsTopic(engines)
-	kafka, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(variable(t, engines, "NIDO_KAFKA_BROKERS"), ",")...),
-		kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer kafka.Close()
-	ends, err := kadm.NewClient(kafka).ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	left := int64(0)
-	ends.Each(func(end kadm.ListedOffset) { left += end.Offset })
-	for left > 0 {
-		fetches := kafka.PollFetches(ctx)
-		if ctx.Err() != nil {
-			t.Fatalf("%d records of %s were not read: %v", left, topic, fetches.Errors())
-		}
-		records = append(records, fetches.Records()...)
-		left -= int64(fetches.NumRecords())
-	}
-	return records
+	return enginestest.ReadTopic(t, strings.Split(variable(t, engines, "NIDO_KAFKA_BROKERS"), ","), eventsTopic(engines))
 }
