@@ -16,6 +16,9 @@ import (
 // Interrupted is the code of a turn that was ended because nobody worked on it any more.
 const Interrupted = "interrupted"
 
+// ErasedConversation is the code of a turn whose conversation was erased while it ran.
+const ErasedConversation = "conversation_erased"
+
 // finish gives an accepted turn its end, and tells whoever follows or waits for it once that is accepted.
 func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said generation) {
 	end, failure := c.end(open, said)
@@ -34,6 +37,8 @@ func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said gener
 	}
 	c.turns.drop(live)
 	switch refusal, refused := errors.AsType[*domain.Refusal](err); {
+	case refused && refusal.Code == ErasedConversation:
+		live.close(reply, &ModelError{Code: ErasedConversation, Err: err})
 	case refused && refusal.Code == "turn_closed":
 		// Only a sweeper ends another's turn, and only as interrupted, with what had been shown.
 		live.close(reply, &ModelError{Code: Interrupted, Retryable: true, Err: err})
@@ -124,10 +129,16 @@ func retryable(err error) bool {
 func (c *Chat) later(ctx context.Context, open *opening, end conversation.Command) {
 	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {
 		err := c.untilAccepted(ctx, open, nil, end)
-		if refusal, ok := errors.AsType[*domain.Refusal](err); err != nil && (!ok || refusal.Code != "turn_closed") {
+		if err != nil && !over(err) {
 			c.Logger.ErrorContext(ctx, "turn left to the sweeper", "turn", open.id, "error", err)
 		}
 	})
+}
+
+// over reports that a turn could not be ended because it has had its end.
+func over(err error) bool {
+	refusal, ok := errors.AsType[*domain.Refusal](err)
+	return ok && (refusal.Code == "turn_closed" || refusal.Code == ErasedConversation)
 }
 
 // abandon ends a turn whose message may or may not have reached the log. While the turn is not to be seen, the message

@@ -218,7 +218,7 @@ func (s *Sweeper) interrupt(ctx context.Context, left LeftTurn, now time.Time) e
 	_, err = s.chat.Handle(ctx, left.Stream.Name(), "interrupt", meta, conversation.Fail{ReplyFailed: conversation.ReplyFailed{
 		Turn: left.Turn, Message: meta.Inputs.ID("msg", " reply"), Text: text, Code: Interrupted, At: meta.Inputs.Now,
 	}})
-	if refusal, ok := errors.AsType[*domain.Refusal](err); ok && refusal.Code == "turn_closed" {
+	if over(err) {
 		return nil
 	}
 	if err != nil {

@@ -24,6 +24,7 @@ func (f *accountsFold) fold(commit accepted) {
 	const changePlan = `UPDATE accounts SET plan = $2, per_minute = $3, per_day = $4, changed_at = $5 WHERE account = $1`
 	const suspend = `UPDATE accounts SET suspended = true, reason = $2, changed_at = $3 WHERE account = $1`
 	const resume = `UPDATE accounts SET suspended = false, reason = '', changed_at = $2 WHERE account = $1`
+	const erase = `UPDATE accounts SET name = '', suspended = true, reason = '', erased_at = $2, changed_at = $3 WHERE account = $1`
 	id := commit.Stream.Name()
 	for _, event := range commit.events {
 		switch e := event.(type) {
@@ -35,6 +36,8 @@ func (f *accountsFold) fold(commit accepted) {
 			f.add(suspend, id, clean(e.Reason), commit.Time)
 		case account.Resumed:
 			f.add(resume, id, commit.Time)
+		case account.Erased:
+			f.add(erase, id, e.At, commit.Time)
 		}
 	}
 }
@@ -47,7 +50,8 @@ type Account struct {
 	PerMinute int64        `db:"per_minute"` // its own limits, 0 where the plan's hold
 	PerDay    int64        `db:"per_day"`
 	Suspended bool         `db:"suspended"`
-	Reason    string       `db:"reason"` // of the suspension
+	Reason    string       `db:"reason"`    // of the suspension
+	ErasedAt  *time.Time   `db:"erased_at"` // nil until it is erased
 	OpenedAt  time.Time    `db:"opened_at"`
 	ChangedAt time.Time    `db:"changed_at"`
 }
@@ -76,7 +80,7 @@ func NewAccounts(pool *pgxpool.Pool) Accounts { return Accounts{pool} }
 // Get returns an account, or ErrNotFound.
 func (a Accounts) Get(ctx context.Context, id string) (Account, error) {
 	const query = `
-		SELECT account, name, plan, per_minute, per_day, suspended, reason, opened_at, changed_at
+		SELECT account, name, plan, per_minute, per_day, suspended, reason, erased_at, opened_at, changed_at
 		FROM accounts WHERE account = $1`
 	return one[Account](ctx, a.pool, "read the account", query, clean(id))
 }
@@ -93,7 +97,7 @@ func (a Accounts) Exist(ctx context.Context) (bool, error) {
 // List returns accounts, newest first.
 func (a Accounts) List(ctx context.Context, page Page) ([]Account, *Cursor, error) {
 	const query = `
-		SELECT account, name, plan, per_minute, per_day, suspended, reason, opened_at, changed_at
+		SELECT account, name, plan, per_minute, per_day, suspended, reason, erased_at, opened_at, changed_at
 		FROM accounts WHERE (opened_at, account) < ($1, $2)
 		ORDER BY opened_at DESC, account DESC
 		LIMIT $3`

@@ -46,6 +46,20 @@ const rollbackPatience = time.Second
 // over by another, would hold the fold until the network's own patience ends, a quarter of an hour.
 const applyPatience = 15 * time.Second
 
+// erasePatience is that of a batch in which a conversation is erased: it may drop a million messages.
+const erasePatience = 5 * time.Minute
+
+func patience(batch []domain.Recorded) time.Duration {
+	for _, record := range batch {
+		for _, event := range record.Events {
+			if event.Type == eraseEvent {
+				return erasePatience
+			}
+		}
+	}
+	return applyPatience
+}
+
 // announcement is the payload of the notification: the batch covers the offsets first to last, gaps included.
 type announcement struct {
 	Schema    string  `json:"s"`
@@ -65,7 +79,7 @@ func (p *Postgres) Apply(ctx context.Context, partition int32, after int64, batc
 	if err := checkOrder(partition, after, batch); err != nil {
 		return fmt.Errorf("fold partition %d: %w", partition, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, applyPatience)
+	ctx, cancel := context.WithTimeout(ctx, patience(batch))
 	defer cancel()
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {

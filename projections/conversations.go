@@ -25,6 +25,7 @@ type conversationChange struct {
 	messages int64                 // how many were added
 	last     time.Time             // when the last of them came, the zero time if none did
 	status   conversation.Status
+	erased   bool
 }
 
 func (f *conversationsFold) fold(commit accepted) {
@@ -54,6 +55,8 @@ func (f *conversationsFold) fold(commit accepted) {
 			row.add(e.Text, e.At)
 		case conversation.ReplyCancelled:
 			row.add(e.Text, e.At)
+		case conversation.Erased:
+			row.erased = true // and nothing comes behind it
 		}
 	}
 }
@@ -69,15 +72,23 @@ func (c *conversationChange) add(text domain.Sealed, at time.Time) {
 }
 
 func (f *conversationsFold) write(batch *pgx.Batch) {
+	const erase = `DELETE FROM conversations WHERE stream = ANY($1)`
+	var erased []string
 	var begun newConversations
 	var known knownConversations
 	for _, id := range f.order {
 		row := f.rows[id]
-		if row.started != nil {
+		switch {
+		case row.erased:
+			erased = append(erased, string(id))
+		case row.started != nil:
 			begun.add(id, row)
-		} else {
+		default:
 			known.add(id, row)
 		}
+	}
+	if len(erased) > 0 {
+		batch.Queue(erase, erased)
 	}
 	begun.write(batch)
 	known.write(batch)

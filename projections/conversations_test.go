@@ -4,6 +4,7 @@ package projections_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -223,4 +224,44 @@ func cutLast(stream domain.StreamID) (agent, mac string, ok bool) {
 		}
 	}
 	return "", "", false
+}
+
+func TestAnErasedConversationLeavesOnlyThatItWasErased(t *testing.T) {
+	for name, split := range map[string]bool{"in one batch": false, "in a batch each": true} {
+		t.Run(name, func(t *testing.T) {
+			db := newDatabase(t)
+			gone, kept := newChat("acc_1", "agt_1", "gone", noon), newChat("acc_1", "agt_1", "kept", noon)
+			var story log
+			for _, c := range []*chat{gone, kept} {
+				story.add(c.receive("hola", "boot1"))
+				story.add(c.complete("buenas"))
+				story.add(c.receive("y?", "boot1"))
+			}
+			erased := story.add(gone.commit("erase", conversation.Erased{Erasure: "era_1", At: gone.at, Turn: gone.turn()}))
+			if split {
+				for _, record := range story.records {
+					db.apply(t, record)
+				}
+			} else {
+				db.apply(t, story.records...)
+			}
+			asked := projections.NewConversations(db.pool)
+			_, err := asked.Get(t.Context(), "acc_1", "agt_1", "gone")
+			wantNotFound(t, "the conversation", err)
+			_, err = asked.FindTurn(t.Context(), "acc_1", gone.turn())
+			wantNotFound(t, "its turn", err)
+			for _, table := range []string{"conversations", "messages", "turns"} {
+				if left := query[string](t, db.pool, `SELECT DISTINCT stream FROM `+table); !slices.Equal(left, []string{string(kept.stream())}) {
+					t.Errorf("%s are left of %v", table, left)
+				}
+			}
+			row := query[string](t, db.pool, `SELECT concat_ws(' ', stream, erasure, account, with_account, part, off) FROM erasures`)
+			if want := fmt.Sprintf("%s era_1 acc_1 f 0 %d", gone.stream(), erased.Offset); len(row) != 1 || row[0] != want {
+				t.Errorf("erasures %v, want %s", row, want)
+			}
+			if state := query[string](t, db.pool, `SELECT convert_from(state, 'UTF8') FROM streams WHERE stream = $1`, gone.stream()); len(state) != 1 || state[0] != `{"account":"acc_1","agent":"agt_1","turns":2,"erased":true}` {
+				t.Errorf("the state is %s", state)
+			}
+		})
+	}
 }

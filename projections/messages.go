@@ -38,6 +38,7 @@ type messagesFold struct {
 	indexes                                                                 []int32
 	texts                                                                   [][]byte
 	at                                                                      []time.Time
+	erased                                                                  []string
 }
 
 func (f *messagesFold) fold(commit accepted) {
@@ -61,6 +62,9 @@ func (f *messagesFold) fold(commit accepted) {
 				ID: e.Message, Turn: e.Turn, Role: RoleAssistant, Outcome: Cancelled, Text: e.Text, Model: e.Model, Usage: e.Usage,
 				At: e.At,
 			}
+		case conversation.Erased:
+			f.erased = append(f.erased, string(commit.Stream))
+			continue
 		default:
 			continue
 		}
@@ -97,6 +101,10 @@ func (f *messagesFold) write(batch *pgx.Batch) {
 		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::text[],
 			$8::text[], $9::text[], $10::bytea[], $11::text[], $12::bigint[], $13::bigint[], $14::boolean[], $15::text[],
 			$16::bigint[], $17::bigint[], $18::timestamptz[])`
+	const erase = `DELETE FROM messages WHERE stream = ANY($1)`
+	if len(f.erased) > 0 {
+		defer batch.Queue(erase, f.erased) // those of this batch too
+	}
 	if len(f.streams) > 0 {
 		batch.Queue(insert, f.streams, f.versions, f.indexes, f.ids, f.turns, f.roles, f.outcomes, f.codes, f.textKeys, f.texts,
 			f.models, f.inputTokens, f.outputTokens, f.estimated, f.finishes, f.firstReply, f.fullReply, f.at)

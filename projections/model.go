@@ -31,7 +31,7 @@ type readModel interface {
 // readModels makes the read models that a batch is folded into.
 func readModels() []readModel {
 	return []readModel{
-		&accountsFold{}, &agentsFold{}, &hostsFold{}, &keysFold{}, &conversationsFold{}, &messagesFold{}, &turnsFold{},
+		&accountsFold{}, &agentsFold{}, &hostsFold{}, &keysFold{}, &conversationsFold{}, &messagesFold{}, &turnsFold{}, &erasuresFold{},
 	}
 }
 

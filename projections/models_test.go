@@ -64,6 +64,11 @@ func TestAnAccountStandsAsItsEventsLeftIt(t *testing.T) {
 	want.Suspended, want.Reason, want.ChangedAt = false, "", noon.Add(3*time.Hour)
 	got, err = accounts.Get(t.Context(), "acc_1")
 	wantEqual(t, "resumed", got, want, err)
+
+	db.apply(t, story.add(commit(account.Aggregate, "acc_1", 4, "c5", noon.Add(4*time.Hour), account.Erased{Erasure: "era_1", At: noon.Add(4 * time.Hour)})))
+	want.Name, want.Suspended, want.ErasedAt, want.ChangedAt = "", true, pointer(noon.Add(4*time.Hour)), noon.Add(4*time.Hour)
+	got, err = accounts.Get(t.Context(), "acc_1")
+	wantEqual(t, "erased", got, want, err)
 	if exist, err := accounts.Exist(t.Context()); err != nil || !exist {
 		t.Errorf("%v, %v, want an account", exist, err)
 	}

@@ -69,6 +69,7 @@ func (w *world) step(t *rapid.T) {
 		act(w, t, account.Aggregate, acc, rapid.SampledFrom([]account.Command{
 			account.Open{Name: "n" + one, Plan: account.Free}, account.ChangePlan{Plan: account.Pro}, account.ChangePlan{Plan: account.Scale, Custom: account.Limits{PerDay: 3}},
 			account.Suspend{Reason: "r"}, account.Resume{},
+			account.Suspend{Reason: "r"}, account.Resume{}, account.Erase{Erasure: "era_" + acc, At: w.at},
 		}).Draw(t, "account"))
 	case 1:
 		act(w, t, agent.Aggregate, agt, rapid.SampledFrom([]agent.Command{
@@ -108,6 +109,7 @@ func (w *world) talk(t *rapid.T, acc, agt, mac string) {
 		conversation.Fail{ReplyFailed: conversation.ReplyFailed{Turn: turn, Message: "out", Text: text, Code: "interrupted", At: w.at}},
 		conversation.Cancel{ReplyCancelled: conversation.ReplyCancelled{Turn: turn, Message: "out", Text: text, At: w.at}},
 		conversation.Resolve{Account: acc, At: w.at}, conversation.Reopen{Account: acc, At: w.at},
+		conversation.Erase{Account: acc, Erasure: "era_" + name, At: w.at, WithAccount: mac == "m1"},
 	}).Draw(t, "talk"))
 }
 
@@ -115,7 +117,7 @@ func TestTheTablesDependOnTheLogAloneAndNotOnItsBatches(t *testing.T) {
 	db := newDatabase(t)
 	nextPool := db.open(t, "read_next")
 	next := db.prepared(t, nextPool, "read_next")
-	const empty = `TRUNCATE checkpoints, streams, commits, rejections, accounts, agents, agent_versions, hosts, keys, conversations, messages, turns`
+	const empty = `TRUNCATE checkpoints, streams, commits, rejections, accounts, agents, agent_versions, hosts, keys, conversations, messages, turns, erasures`
 	rapid.Check(t, func(rt *rapid.T) {
 		execute(t, db.pool, empty)
 		execute(t, nextPool, empty)

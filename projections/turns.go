@@ -1,7 +1,7 @@
 package projections
 
-// This file is the read model of open turns. Events: message.received opens one, reply.* end it. Table: turns. Question:
-// which ones has nobody to end them.
+// This file is the read model of open turns. Events: message.received opens one, reply.* and
+// conversation.erased end it. Table: turns. Question: which ones has nobody to end them.
 
 import (
 	"context"
@@ -34,7 +34,7 @@ func (f *turnsFold) fold(commit accepted) {
 		switch event.(type) {
 		case conversation.MessageReceived:
 			f.row(commit.Stream, false).open = state.Turn
-		case conversation.ReplyCompleted, conversation.ReplyFailed, conversation.ReplyCancelled:
+		case conversation.ReplyCompleted, conversation.ReplyFailed, conversation.ReplyCancelled, conversation.Erased:
 			f.row(commit.Stream, true).open = state.Turn
 		}
 	}

@@ -1,4 +1,4 @@
-// Package account is the aggregate of a customer: opened on a plan, moved between plans, suspended, resumed.
+// Package account is the aggregate of a customer: opened on a plan, moved between plans, suspended, resumed, erased.
 //
 // Its stream is account-<account id>.
 package account
@@ -43,7 +43,7 @@ func (p Plan) Limits() (Limits, bool) {
 // Aggregate is the account's rules and stored events.
 var Aggregate = domain.Aggregate[Command, Event, State]{
 	Kind:        "account",
-	StateSchema: 2,
+	StateSchema: 3,
 	Decider: domain.Decider[Command, Event, State]{
 		Decide: func(c Command, s State) ([]Event, error) { return c.decide(s) },
 		Evolve: func(s State, e Event) State { return e.evolve(s) },
@@ -54,6 +54,7 @@ var Aggregate = domain.Aggregate[Command, Event, State]{
 		domain.List[Event, Suspended]("account.suspended"),
 		domain.List[Event, Resumed]("account.resumed"),
 		domain.List[Event, LimitReached]("limit.reached"),
+		domain.List[Event, Erased]("account.erased"),
 	),
 }
 
@@ -65,4 +66,5 @@ type State struct {
 	Custom    Limits  `json:"custom,omitzero"`
 	Suspended bool    `json:"suspended,omitempty"`
 	Reached   Reached `json:"reached,omitzero"`
+	Erased    bool    `json:"erased,omitempty"` // for good
 }

@@ -5,11 +5,17 @@ package account_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/domaintest"
+)
+
+var (
+	noon   = time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)
+	erased = account.Erased{Erasure: "era_1", At: noon}
 )
 
 func TestDecisions(t *testing.T) {
@@ -101,6 +107,23 @@ func TestDecisions(t *testing.T) {
 			When(reach(0, 1_000_000)).ThenNothing(),
 		"an account that does not exist reaches nothing": tell.Given().
 			When(reach(100, 100)).ThenRefused("account_not_found", ""),
+
+		"an account is erased": tell.Given(opened).
+			When(account.Erase{Erasure: "era_1", At: noon}).Then(erased),
+		"a suspended account is erased": tell.Given(opened, account.Suspended{}).
+			When(account.Erase{Erasure: "era_1", At: noon}).Then(erased),
+		"an account is erased once": tell.Given(opened, erased).
+			When(account.Erase{Erasure: "era_2", At: noon.Add(1)}).ThenNothing(),
+		"an account that does not exist is not erased": tell.Given().
+			When(account.Erase{Erasure: "era_1"}).ThenRefused("account_not_found", ""),
+		"an erased account is not resumed": tell.Given(opened, erased).
+			When(account.Resume{}).ThenRefused("account_erased", ""),
+		"an erased account is not suspended": tell.Given(opened, erased).
+			When(account.Suspend{}).ThenRefused("account_erased", ""),
+		"an erased account stays on its plan": tell.Given(opened, erased).
+			When(account.ChangePlan{Plan: account.Pro}).ThenRefused("account_erased", ""),
+		"an erased account is not opened again": tell.Given(opened, erased).
+			When(account.Open{Name: "Cafés del Sur", Plan: account.Starter}).ThenRefused("account_exists", ""),
 	}.Run(t)
 }
 
@@ -133,14 +156,16 @@ func commands() *rapid.Generator[account.Command] {
 	return rapid.Custom(func(t *rapid.T) account.Command {
 		plan := rapid.SampledFrom([]account.Plan{account.Free, account.Pro, account.Scale, "gold", ""}).Draw(t, "plan")
 		custom := account.Limits{PerMinute: rapid.Int64Range(-1, 2).Draw(t, "per minute"), PerDay: rapid.Int64Range(0, 2).Draw(t, "per day")}
-		switch rapid.IntRange(0, 5).Draw(t, "command") {
+		switch rapid.IntRange(0, 11).Draw(t, "command") {
 		case 0:
 			return account.Open{Name: rapid.SampledFrom([]string{"Acme", "Ñandú", ""}).Draw(t, "name"), Plan: plan, Custom: custom}
 		case 1:
 			return account.ChangePlan{Plan: plan, Custom: custom}
 		case 2:
+			return account.Erase{Erasure: "era_1", At: noon}
+		case 3, 4, 5:
 			return account.Suspend{Reason: rapid.String().Draw(t, "reason")}
-		case 3, 4:
+		case 6, 7, 8:
 			return account.ReachLimit{
 				Day: rapid.SampledFrom([]string{"2026-03-14", "2026-03-15"}).Draw(t, "day"), Limit: rapid.SampledFrom([]int64{0, 1, 10, 1000}).Draw(t, "limit"),
 				Used: rapid.Int64Range(0, 1200).Draw(t, "used"),
@@ -167,6 +192,9 @@ func TestWhateverIsAskedOfAnAccount(t *testing.T) {
 					told[once] = true
 				}
 			}
+			if step.Before.Erased && (len(step.Events) > 0 || !step.After.Suspended || step.After.Name != "") {
+				t.Fatalf("%#v happened after the erasure: %+v", step.Command, step.After)
+			}
 			if _, known := step.After.Plan.Limits(); step.After.Opened && !known {
 				t.Fatalf("%#v left the account on plan %q", step.Command, step.After.Plan)
 			}
@@ -182,5 +210,6 @@ func TestStoredEvents(t *testing.T) {
 		domaintest.Golden[account.Event]{Type: "account.suspended", Schema: 1, Event: account.Suspended{Reason: "unpaid"}},
 		domaintest.Golden[account.Event]{Type: "account.resumed", Schema: 1, Event: account.Resumed{}},
 		domaintest.Golden[account.Event]{Type: "limit.reached", Schema: 1, Event: said(80, 10_000, 8_000)},
+		domaintest.Golden[account.Event]{Type: "account.erased", Schema: 1, Event: erased},
 	)
 }

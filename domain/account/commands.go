@@ -4,6 +4,7 @@ package account
 
 import (
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/nidohq/nido/domain"
@@ -36,6 +37,12 @@ type Suspend struct{ Reason string }
 // Resume ends a suspension.
 type Resume struct{}
 
+// Erase has everything forgotten that was said in the account, and ends it.
+type Erase struct {
+	Erasure string
+	At      time.Time
+}
+
 func (c Open) decide(s State) ([]Event, error) {
 	_, known := c.Plan.Limits()
 	switch {
@@ -60,6 +67,8 @@ func (c ChangePlan) decide(s State) ([]Event, error) {
 	switch {
 	case !s.Opened:
 		return nil, notFound()
+	case s.Erased:
+		return nil, erased()
 	case !known:
 		return nil, unknownPlan(c.Plan)
 	case !c.Custom.valid():
@@ -74,6 +83,8 @@ func (c Suspend) decide(s State) ([]Event, error) {
 	switch {
 	case !s.Opened:
 		return nil, notFound()
+	case s.Erased:
+		return nil, erased()
 	case s.Suspended:
 		return nil, nil
 	}
@@ -84,10 +95,22 @@ func (Resume) decide(s State) ([]Event, error) {
 	switch {
 	case !s.Opened:
 		return nil, notFound()
+	case s.Erased:
+		return nil, erased()
 	case !s.Suspended:
 		return nil, nil
 	}
 	return []Event{Resumed{}}, nil
+}
+
+func (c Erase) decide(s State) ([]Event, error) {
+	switch {
+	case !s.Opened:
+		return nil, notFound()
+	case s.Erased:
+		return nil, nil
+	}
+	return []Event{Erased(c)}, nil
 }
 
 func (l Limits) valid() bool { return l.PerMinute >= 0 && l.PerDay >= 0 }
@@ -99,5 +122,7 @@ func unknownPlan(p Plan) error {
 func negativeLimits() error {
 	return domain.RefuseField("limits", "invalid_request", "limits must not be negative")
 }
+
+func erased() error { return domain.Refuse("account_erased", "the account has been erased") }
 
 func notFound() error { return domain.Refuse("account_not_found", "there is no such account") }

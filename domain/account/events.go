@@ -2,6 +2,8 @@ package account
 
 // This file stands at the commit: what can have happened to an account.
 
+import "time"
+
 // Event is one of the facts below.
 type Event interface{ evolve(State) State }
 
@@ -26,6 +28,12 @@ type Suspended struct {
 // Resumed ends a suspension.
 type Resumed struct{}
 
+// Erased ends the account for good: none of its keys works any more, and everything that was said in it is to be forgotten.
+type Erased struct {
+	Erasure string    `json:"erasure"` // its id, by which one asks whether it is done
+	At      time.Time `json:"at"`
+}
+
 func (e Opened) evolve(State) State {
 	return State{Opened: true, Name: e.Name, Plan: e.Plan, Custom: e.Custom}
 }
@@ -43,4 +51,8 @@ func (e Suspended) evolve(s State) State {
 func (e Resumed) evolve(s State) State {
 	s.Suspended = false
 	return s
+}
+
+func (e Erased) evolve(s State) State {
+	return State{Opened: true, Plan: s.Plan, Custom: s.Custom, Suspended: true, Erased: true}
 }

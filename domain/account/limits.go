@@ -47,6 +47,9 @@ func (c ReachLimit) decide(s State) ([]Event, error) {
 	if !s.Opened {
 		return nil, notFound()
 	}
+	if s.Erased { // what was counted last has nobody to be told to
+		return nil, nil
+	}
 	var events []Event
 	for _, news := range s.Reached.News(c) {
 		events = append(events, news)

@@ -40,8 +40,18 @@ type Reopen struct {
 	At      time.Time
 }
 
+// Erase has everything that was said forgotten.
+type Erase struct {
+	Account     string
+	Erasure     string
+	At          time.Time
+	WithAccount bool
+}
+
 func (c Receive) decide(s State) ([]Event, error) {
 	switch {
+	case s.Erased && s.Account == c.Start.Account && s.Agent == c.Start.Agent:
+		return nil, erased()
 	case s.Turn != nil && s.Turn.ID == c.Turn:
 		return nil, nil
 	case s.Turn != nil:
@@ -62,6 +72,9 @@ func (c Cancel) decide(s State) ([]Event, error)   { return s.end(c.Turn, c.Repl
 
 // end gives an open turn its one end. A turn that is not open has had it: whoever asks again reads that one.
 func (s State) end(turn string, end Event) ([]Event, error) {
+	if s.Erased {
+		return nil, erased()
+	}
 	if s.Turn == nil || s.Turn.ID != turn {
 		return nil, domain.Refuse("turn_closed", "this turn has ended already")
 	}
@@ -70,7 +83,7 @@ func (s State) end(turn string, end Event) ([]Event, error) {
 
 func (c Resolve) decide(s State) ([]Event, error) {
 	switch {
-	case s.Account == "" || s.Account != c.Account:
+	case s.Account == "" || s.Account != c.Account || s.Erased:
 		return nil, notFound()
 	case s.Status == Settled:
 		return nil, nil
@@ -80,12 +93,30 @@ func (c Resolve) decide(s State) ([]Event, error) {
 
 func (c Reopen) decide(s State) ([]Event, error) {
 	switch {
-	case s.Account == "" || s.Account != c.Account:
+	case s.Account == "" || s.Account != c.Account || s.Erased:
 		return nil, notFound()
 	case s.Status == Open:
 		return nil, nil
 	}
 	return []Event{Reopened{At: c.At}}, nil
+}
+
+func (c Erase) decide(s State) ([]Event, error) {
+	switch {
+	case s.Account == "" || s.Account != c.Account:
+		return nil, notFound()
+	case s.Erased:
+		return nil, nil
+	}
+	erased := Erased{Erasure: c.Erasure, At: c.At, WithAccount: c.WithAccount}
+	if s.Turn != nil {
+		erased.Turn = s.Turn.ID
+	}
+	return []Event{erased}, nil
+}
+
+func erased() error {
+	return domain.Refuse("conversation_erased", "the conversation has been erased")
 }
 
 func notFound() error {

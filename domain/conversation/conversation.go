@@ -1,5 +1,5 @@
 // Package conversation is the aggregate of one conversation between an agent and somebody: started with its first
-// message, then turn by turn, resolved, reopened.
+// message, then turn by turn, resolved, reopened, erased.
 //
 // Its stream is conversation-<agent id>.<HMAC of the client's id>: clients choose conversation ids, and those may be
 // personal. For the same reason every text in the events is sealed. One turn is open at a time, and every received
@@ -15,7 +15,7 @@ import (
 // Aggregate is the conversation's rules and stored events.
 var Aggregate = domain.Aggregate[Command, Event, State]{
 	Kind:        "conversation",
-	StateSchema: 1,
+	StateSchema: 2,
 	Decider: domain.Decider[Command, Event, State]{
 		Decide: func(c Command, s State) ([]Event, error) { return c.decide(s) },
 		Evolve: func(s State, e Event) State { return e.evolve(s) },
@@ -28,6 +28,7 @@ var Aggregate = domain.Aggregate[Command, Event, State]{
 		domain.List[Event, ReplyCancelled]("reply.cancelled"),
 		domain.List[Event, Resolved]("conversation.resolved"),
 		domain.List[Event, Reopened]("conversation.reopened"),
+		domain.List[Event, Erased]("conversation.erased"),
 	),
 }
 
@@ -48,6 +49,7 @@ type State struct {
 	Status  Status    `json:"status,omitempty"`
 	Turn    *OpenTurn `json:"turn,omitempty"` // the open turn, nil between turns
 	Turns   int       `json:"turns,omitempty"`
+	Erased  bool      `json:"erased,omitempty"` // for good: what comes under its id belongs to the next stream
 }
 
 // OpenTurn is a received message that has no end yet.

@@ -23,6 +23,7 @@ var (
 	cancelled = conversation.ReplyCancelled{Turn: "turn_1", Message: "msg_2", Text: hello, At: noon}
 	resolved  = conversation.Resolved{At: noon}
 	reopened  = conversation.Reopened{At: noon}
+	erased    = conversation.Erased{Erasure: "era_1", At: noon}
 )
 
 func TestDecisions(t *testing.T) {
@@ -69,6 +70,23 @@ func TestDecisions(t *testing.T) {
 		"an open conversation is not reopened":          tell.Given(started, received, completed).When(conversation.Reopen{Account: "acc_1", At: noon}).ThenNothing(),
 		"another account's conversation stays resolved": tell.Given(started, received, resolved).When(conversation.Reopen{Account: "acc_2", At: noon}).ThenRefused("conversation_not_found", ""),
 		"what does not exist is not reopened":           tell.Given().When(conversation.Reopen{Account: "acc_1"}).ThenRefused("conversation_not_found", ""),
+
+		"a conversation is erased":          tell.Given(started, received, completed).When(conversation.Erase{Account: "acc_1", Erasure: "era_1", At: noon}).Then(erased),
+		"a resolved conversation is erased": tell.Given(started, received, completed, resolved).When(conversation.Erase{Account: "acc_1", Erasure: "era_1", At: noon}).Then(erased),
+		"an erasure ends the open turn": tell.Given(started, received).When(conversation.Erase{Account: "acc_1", Erasure: "era_1", At: noon}).
+			Then(conversation.Erased{Erasure: "era_1", At: noon, Turn: "turn_1"}),
+		"a conversation is erased with its account": tell.Given(started, received, completed).When(conversation.Erase{Account: "acc_1", Erasure: "era_1", At: noon, WithAccount: true}).
+			Then(conversation.Erased{Erasure: "era_1", At: noon, WithAccount: true}),
+		"a conversation is erased once":                tell.Given(started, received, completed, erased).When(conversation.Erase{Account: "acc_1", Erasure: "era_2", At: noon.Add(1)}).ThenNothing(),
+		"another account's conversation is not erased": tell.Given(started, received, completed).When(conversation.Erase{Account: "acc_2", Erasure: "era_1"}).ThenRefused("conversation_not_found", ""),
+		"what does not exist is not erased":            tell.Given().When(conversation.Erase{Account: "acc_1", Erasure: "era_1"}).ThenRefused("conversation_not_found", ""),
+		"an erased conversation takes no message":      tell.Given(started, received, completed, erased).When(receive(second)).ThenRefused("conversation_erased", ""),
+		"another account hears nothing of an erasure":  tell.Given(started, received, completed, erased).When(elsewhere).ThenRefused("conversation_not_found", ""),
+		"a reply comes too late for an erased turn":    tell.Given(started, received, erased).When(conversation.Complete{ReplyCompleted: completed}).ThenRefused("conversation_erased", ""),
+		"an erased turn does not fail":                 tell.Given(started, received, erased).When(conversation.Fail{ReplyFailed: failed}).ThenRefused("conversation_erased", ""),
+		"an erased turn is not cancelled":              tell.Given(started, received, erased).When(conversation.Cancel{ReplyCancelled: cancelled}).ThenRefused("conversation_erased", ""),
+		"an erased conversation is not resolved":       tell.Given(started, received, completed, erased).When(conversation.Resolve{Account: "acc_1"}).ThenRefused("conversation_not_found", ""),
+		"an erased conversation is not reopened":       tell.Given(started, received, completed, resolved, erased).When(conversation.Reopen{Account: "acc_1"}).ThenRefused("conversation_not_found", ""),
 	}.Run(t)
 }
 

@@ -76,6 +76,15 @@ type Reopened struct {
 	ByMessage bool      `json:"byMessage,omitempty"`
 }
 
+// Erased says that everything said in the conversation is to be forgotten, and its data keys destroyed. It ends an open
+// turn. It is the last event of its stream.
+type Erased struct {
+	Erasure     string    `json:"erasure"` // its id, by which one asks whether it is done
+	At          time.Time `json:"at"`
+	Turn        string    `json:"turn,omitempty"`        // the open turn that it ended
+	WithAccount bool      `json:"withAccount,omitempty"` // as a part of erasing the account
+}
+
 func (e Started) evolve(State) State {
 	return State{Account: e.Account, Agent: e.Agent, Key: e.Key, Status: Open}
 }
@@ -98,6 +107,10 @@ func (e Resolved) evolve(s State) State {
 func (e Reopened) evolve(s State) State {
 	s.Status = Open
 	return s
+}
+
+func (e Erased) evolve(s State) State {
+	return State{Account: s.Account, Agent: s.Agent, Turns: s.Turns, Erased: true}
 }
 
 func (s State) closed() State {

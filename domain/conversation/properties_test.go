@@ -21,7 +21,7 @@ func commands() *rapid.Generator[conversation.Command] {
 		turn := rapid.SampledFrom([]string{"turn_1", "turn_2", "turn_3", "turn_4"}).Draw(t, "turn")
 		text := domain.Sealed{Key: "dk_1", Data: rapid.SliceOfN(rapid.Byte(), 0, 9).Draw(t, "text")}
 		at := noon.Add(time.Duration(rapid.Int64Range(0, 1e9).Draw(t, "microseconds")) * time.Microsecond)
-		switch rapid.IntRange(0, 8).Draw(t, "command") {
+		switch rapid.IntRange(0, 9).Draw(t, "command") {
 		case 0, 1, 2:
 			return conversation.Receive{
 				Start:           conversation.Started{Account: account, Agent: "agt_1", Key: "dk_1", ID: text, IDMAC: "mac"},
@@ -35,6 +35,9 @@ func commands() *rapid.Generator[conversation.Command] {
 			return conversation.Cancel{ReplyCancelled: conversation.ReplyCancelled{Turn: turn, At: at}}
 		case 6:
 			return conversation.Resolve{Account: account, At: at}
+		}
+		if rapid.IntRange(0, 4).Draw(t, "erase") == 0 { // seldom: nothing comes behind it
+			return conversation.Erase{Account: account, Erasure: "era " + turn, At: at}
 		}
 		return conversation.Reopen{Account: account, At: at}
 	})
@@ -54,6 +57,8 @@ func ended(what any) string {
 	case conversation.ReplyFailed:
 		return end.Turn
 	case conversation.ReplyCancelled:
+		return end.Turn
+	case conversation.Erased:
 		return end.Turn
 	}
 	return ""
@@ -78,6 +83,17 @@ func TestEveryMessageGetsOneEndWhateverIsAsked(t *testing.T) {
 						t.Fatalf("%#v ended a turn that was not open", step.Command)
 					}
 					delete(open, ended(event))
+				case conversation.Erased:
+					if event.Turn != "" {
+						ends++
+					}
+					if event.Turn != "" && !open[event.Turn] || event.Turn == "" && len(open) > 0 {
+						t.Fatalf("%#v says that it ended %q, open were %v", step.Command, event.Turn, open)
+					}
+					delete(open, event.Turn)
+				}
+				if step.Before.Erased {
+					t.Fatalf("%#v happened after the erasure", event)
 				}
 			}
 			if len(open) > 1 || (step.After.Turn != nil) != (len(open) == 1) || (step.After.Turn != nil && !open[step.After.Turn.ID]) {
@@ -88,7 +104,11 @@ func TestEveryMessageGetsOneEndWhateverIsAsked(t *testing.T) {
 			}
 			if turn := ended(step.Command); turn != "" {
 				_, err := conversation.Aggregate.Decider.Decide(step.Command, step.After)
-				if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || refusal.Code != "turn_closed" {
+				want := "turn_closed"
+				if step.After.Erased {
+					want = "conversation_erased"
+				}
+				if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || refusal.Code != want {
 					t.Fatalf("%#v sent once more answers %v", step.Command, err)
 				}
 			}
@@ -115,5 +135,8 @@ func TestStoredEvents(t *testing.T) {
 		}},
 		domaintest.Golden[conversation.Event]{Type: "conversation.resolved", Schema: 1, Event: resolved},
 		domaintest.Golden[conversation.Event]{Type: "conversation.reopened", Schema: 1, Event: conversation.Reopened{At: noon, ByMessage: true}},
+		domaintest.Golden[conversation.Event]{Type: "conversation.erased", Schema: 1, Event: conversation.Erased{
+			Erasure: "era_1", At: noon, Turn: "turn_1", WithAccount: true,
+		}},
 	)
 }

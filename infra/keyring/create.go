@@ -20,7 +20,8 @@ import (
 const maxGroup = 500
 
 // Create makes a data key for a stream or an account. It returns once the key is durable; calls that come while another
-// node's work is being written wait for it and are written together.
+// node's work is being written wait for it and are written together. An owner whose keys were destroyed gets none:
+// ErrDestroyed.
 func (k *Keyring) Create(ctx context.Context, owner string) (commands.DataKey, error) {
 	key, row, err := k.make(owner)
 	if err != nil {
@@ -71,12 +72,25 @@ func (k *Keyring) makeShared(ctx context.Context, owner string) error {
 	if err != nil {
 		return err
 	}
-	const query = `
-		WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
-		INSERT INTO data_keys (id, owner, wrapped, shared) SELECT $1::text, $2::text, $3::bytea, true FROM durable
+	const insert = `
+		INSERT INTO data_keys (id, owner, wrapped, shared)
+		SELECT $1::text, $2::text, $3::bytea, true
+		WHERE NOT EXISTS (SELECT FROM destroyed_owners WHERE owner = $2)
 		ON CONFLICT (owner) WHERE shared DO NOTHING`
-	_, err = k.pool.Exec(ctx, query, row.id, row.owner, row.wrapped)
-	return err
+	var destroyed bool
+	batch := &pgx.Batch{}
+	batch.Queue(besideDestroy, int32(lockClass), int32(destroyLock))
+	batch.Queue(insert, row.id, row.owner, row.wrapped)
+	batch.Queue(`SELECT EXISTS (SELECT FROM destroyed_owners WHERE owner = $1)`, row.owner).QueryRow(func(found pgx.Row) error {
+		return found.Scan(&destroyed)
+	})
+	if err := k.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return err
+	}
+	if destroyed {
+		return ErrDestroyed
+	}
+	return nil
 }
 
 // newRow is a key on its way into data_keys.
@@ -144,26 +158,42 @@ func (w *writer) drain(ctx context.Context) {
 			return
 		}
 		w.mu.Unlock()
-		err := w.insert(ctx, group)
+		made, err := w.insert(ctx, group)
 		for _, p := range group {
+			if err == nil && !made[p.id] {
+				p.done <- ErrDestroyed
+				continue
+			}
 			p.done <- err
 		}
 	}
 }
 
-// insert writes one group in one transaction. Whatever the server's default, its answer means durable.
-func (w *writer) insert(ctx context.Context, group []pending) error {
+// insert writes one group in one transaction, but for keys of owners that have been destroyed. Whatever the server's
+// default, its answer means durable.
+func (w *writer) insert(ctx context.Context, group []pending) (made map[string]bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	ids, owners, wrapped := make([]string, len(group)), make([]string, len(group)), make([][]byte, len(group))
 	for i, p := range group {
 		ids[i], owners[i], wrapped[i] = p.id, p.owner, p.wrapped
 	}
-	const query = `
-		WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
+	const insert = `
 		INSERT INTO data_keys (id, owner, wrapped)
 		SELECT key.id, key.owner, key.wrapped
-		FROM durable, unnest($1::text[], $2::text[], $3::bytea[]) AS key (id, owner, wrapped)`
-	_, err := w.pool.Exec(ctx, query, ids, owners, wrapped)
-	return err
+		FROM unnest($1::text[], $2::text[], $3::bytea[]) AS key (id, owner, wrapped)
+		WHERE NOT EXISTS (SELECT FROM destroyed_owners d WHERE d.owner = key.owner)
+		RETURNING id`
+	made = make(map[string]bool, len(group))
+	batch := &pgx.Batch{}
+	batch.Queue(besideDestroy, int32(lockClass), int32(destroyLock))
+	batch.Queue(insert, ids, owners, wrapped).Query(func(rows pgx.Rows) error {
+		var id string
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+			made[id] = true
+			return nil
+		})
+		return err
+	})
+	return made, w.pool.SendBatch(ctx, batch).Close()
 }

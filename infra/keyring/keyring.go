@@ -20,7 +20,7 @@ var (
 	// ErrMissingKey: a text names a key of which there is not even a tombstone. The keyring is older than the log, or
 	// was lost; whoever folds must stop, since the text is not erased but out of reach.
 	ErrMissingKey = errors.New("a data key is missing")
-	// ErrDestroyed: the owner's own key has been destroyed, and no new one is made: what was erased stays so.
+	// ErrDestroyed: the owner's keys have been destroyed, and no new one is made: what was erased stays so.
 	ErrDestroyed = errors.New("the data key has been destroyed")
 	// ErrTampered: a text or a key is not what was sealed, or belongs elsewhere.
 	ErrTampered = errors.New("sealed data does not open")
@@ -114,21 +114,6 @@ func (k *Keyring) Unwrap(id string, wrapped []byte) (commands.DataKey, error) {
 		return nil, err
 	}
 	return key, nil
-}
-
-// Destroy destroys all keys of an owner and leaves their tombstones. It may be called again, and must be where a key may
-// have been made meanwhile: a node that lost the race for a new conversation has made one for a commit that lost, too.
-func (k *Keyring) Destroy(ctx context.Context, owner string) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	const query = `
-		WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
-		UPDATE data_keys SET wrapped = NULL, destroyed_at = now()
-		FROM durable WHERE owner = $1 AND wrapped IS NOT NULL`
-	if _, err := k.pool.Exec(ctx, query, owner); err != nil {
-		return fmt.Errorf("destroy data keys: %w", err)
-	}
-	return nil
 }
 
 func (k *Keyring) read(ctx context.Context, ids []string) ([]storedKey, error) {

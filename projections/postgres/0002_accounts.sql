@@ -1,4 +1,5 @@
--- accounts is filled by account.opened, account.plan_changed, account.suspended, account.resumed.
+-- accounts is filled by account.opened, account.plan_changed, account.suspended, account.resumed,
+-- account.erased.
 CREATE TABLE accounts (
     account    text COLLATE "C" PRIMARY KEY,
     name       text NOT NULL,
@@ -7,6 +8,7 @@ CREATE TABLE accounts (
     per_day    bigint NOT NULL,
     suspended  boolean NOT NULL,
     reason     text NOT NULL,       -- of the suspension
+    erased_at  timestamptz,             -- null until it is erased: then its name is gone, and it stays suspended
     opened_at  timestamptz NOT NULL,
     changed_at timestamptz NOT NULL
 );

@@ -1,4 +1,5 @@
--- conversations is filled by conversation.started, resolved and reopened, message.received, and every reply.*.
+-- conversations is filled by conversation.started, resolved and reopened, message.received, and every reply.*;
+-- conversation.erased deletes the row.
 -- A message changes no indexed column, so that its update stays within the page (HOT): hence no index on
 -- last_message_at, and room in every page.
 CREATE TABLE conversations (

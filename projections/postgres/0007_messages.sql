@@ -1,4 +1,5 @@
--- messages is filled by message.received, reply.completed, reply.failed and reply.cancelled: one row each, never changed.
+-- messages is filled by message.received, reply.completed, reply.failed and reply.cancelled: one row each, never changed;
+-- conversation.erased deletes them.
 CREATE TABLE messages (
     stream         text COLLATE "C" NOT NULL,
     version        bigint NOT NULL,

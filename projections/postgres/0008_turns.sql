@@ -1,4 +1,4 @@
--- turns is filled by message.received; every reply.* deletes the row. It holds what is being answered right now.
+-- turns is filled by message.received; every reply.* and conversation.erased delete the row. It holds what is being answered right now.
 CREATE TABLE turns (
     stream   text COLLATE "C" PRIMARY KEY,
     turn     text COLLATE "C" NOT NULL,
