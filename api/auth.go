@@ -8,9 +8,9 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,18 +66,18 @@ func (s *Server) authenticate(r *http.Request, op *operation) error {
 // admit holds a key against what is known of it. A caller that was not found has no hash, and so no key that matches.
 func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller) error {
 	x, now := exchangeOf(r), s.config.Clock()
-	matches, over := opens(caller, x.key.Hash(), now)
+	matches, until := opens(caller, x.key.Hash())
 	if !matches {
 		return problem("invalid_api_key")
 	}
-	x.caller = caller
+	x.caller, x.until = caller, until
 	x.record.Account, x.record.KeyID = caller.Account, keyID(caller.PublicID)
 	switch {
 	case caller.RevokedAt != nil:
 		return problem("revoked_api_key")
-	case over, caller.ExpiresAt != nil && !now.Before(*caller.ExpiresAt):
+	case until != nil && !now.Before(*until), caller.ExpiresAt != nil && !now.Before(*caller.ExpiresAt):
 		return problem("expired_api_key")
-	case !fromAllowed(caller.IPAllow, r.RemoteAddr):
+	case !fromAllowed(caller.IPAllow, x.client):
 		return problem("ip_not_allowed")
 	case caller.Suspended:
 		return problem("account_suspended")
@@ -90,39 +90,35 @@ func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller
 	return nil
 }
 
-// opens reports whether a hash is one of the key's, and whether it is that of an earlier secret whose grace is over.
-func opens(caller projections.Caller, hash []byte, now time.Time) (matches, over bool) {
+// opens reports whether a hash is one of the key's, and when the grace ends of the earlier secret that it is of.
+func opens(caller projections.Caller, hash []byte) (matches bool, until *time.Time) {
 	if subtle.ConstantTimeCompare(caller.Hash, hash) == 1 {
-		return true, false
+		return true, nil
 	}
 	for i, earlier := range caller.Earlier {
 		if subtle.ConstantTimeCompare(earlier, hash) == 1 {
-			return true, !now.Before(caller.Graces[i])
+			return true, &caller.Graces[i]
 		}
 	}
-	return false, false
+	return false, nil
+}
+
+// grant is what the caller may hand out: what the key may do, for as long as the secret works that it came with.
+func (x *exchange) grant() apikey.Grant {
+	grant := x.caller.Grant()
+	if x.until != nil && (grant.Expires.IsZero() || x.until.Before(grant.Expires)) {
+		grant.Expires = *x.until
+	}
+	return grant
 }
 
 // fromAllowed reports whether an address lies within one of the prefixes; none means anywhere.
-func fromAllowed(prefixes []string, remote string) bool {
-	if len(prefixes) == 0 {
-		return true
-	}
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return false
-	}
-	address, err := netip.ParseAddr(host)
-	if err != nil {
-		return false
-	}
-	for _, text := range prefixes {
+// An address that is not known lies in none.
+func fromAllowed(prefixes []string, client netip.Addr) bool {
+	return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(text string) bool {
 		prefix, err := netip.ParsePrefix(text)
-		if err == nil && prefix.Contains(address.Unmap().WithZone("")) {
-			return true
-		}
-	}
-	return false
+		return err == nil && prefix.Contains(client)
+	})
 }
 
 // reaches refuses an agent that the key is not bound to.

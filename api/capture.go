@@ -4,8 +4,8 @@ package api
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -38,7 +38,7 @@ type capture struct {
 func (s *Server) startCapture(w http.ResponseWriter, r *http.Request, x *exchange, now time.Time) *capture {
 	x.record = projections.Request{
 		ID: x.id, At: now, Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery,
-		ClientRequestID: short(r.Header.Get("X-Request-Id")), RemoteIP: remoteIP(r), UserAgent: short(r.UserAgent()),
+		ClientRequestID: short(r.Header.Get("X-Request-Id")), RemoteIP: addressText(x.client), UserAgent: short(r.UserAgent()),
 		Trace: traceparent(r.Header),
 	}
 	return &capture{ResponseWriter: w, server: s, request: r, x: x, started: time.Now()}
@@ -154,12 +154,12 @@ func redact(value any, path []string) (found bool) {
 	return found
 }
 
-func remoteIP(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
+// addressText is empty for an address that is not known.
+func addressText(address netip.Addr) string {
+	if !address.IsValid() {
 		return ""
 	}
-	return host
+	return address.String()
 }
 
 // short bounds what a client sends along.

@@ -35,11 +35,11 @@ var catalogue = []Entry{
 	{"agent_not_allowed", http.StatusForbidden, PermissionError, false, "The key is bound to other agents.", "La clave está limitada a otros agentes.",
 		"Use a key that is bound to this agent, or to none."},
 	{"ip_not_allowed", http.StatusForbidden, PermissionError, false, "The key may not be used from this address.", "La clave no puede usarse desde esta dirección.",
-		"Call from an address within the key's `ipAllow`."},
+		"Call from an address within the key's `ipAllow`. Behind proxies the installation must name them in `NIDO_TRUSTED_PROXIES`."},
 	{"account_suspended", http.StatusForbidden, PermissionError, false, "The account is suspended.", "La cuenta está suspendida.",
 		"Ask whoever runs this installation."},
 	{"grant_exceeded", http.StatusForbidden, PermissionError, false, "A key cannot hand out more than it has itself.", "Una clave no puede otorgar más de lo que tiene.",
-		"`param` says whether it is a scope or an agent. Use a key that has it."},
+		"`param` says what goes too far: scopes, agents, networks or the expiry. Use a key that has it. A secret in its grace has no more time than that."},
 
 	{"not_found", http.StatusNotFound, NotFoundError, false, "There is no such route.", "No existe esa ruta.",
 		"Compare method and path with `/openapi.json`. Chat by `/api/v1/chat` is served on an agent's own host only."},

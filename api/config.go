@@ -18,6 +18,8 @@ type Config struct {
 	PublicURL string
 	// BaseDomain is the domain below which agents have their hosts. Default localhost.
 	BaseDomain string
+	// TrustedProxies are believed about where requests come from. Default none: then it is whoever connects.
+	TrustedProxies Proxies
 	// RouteTimeout bounds every request but chats. Default 20 seconds.
 	RouteTimeout time.Duration
 	// ChatTimeout bounds how long a chat's connection stays open; it must lie above the turn's own time-out and the time

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/nidohq/nido/commands"
@@ -25,6 +26,8 @@ type exchange struct {
 	slug    string     // the label of the agent's host, empty on other hosts
 	key     apikey.Key // as it was presented; it prints without its secret
 	caller  projections.Caller
+	until   *time.Time // when the secret stops working that the caller came with; nil for the key's newest
+	client  netip.Addr // where it comes from; not valid where nobody knows
 	inputs  commands.Inputs
 	body    []byte            // of the request, once it has been read
 	header  http.Header       // of the answer

@@ -16,6 +16,7 @@ import (
 type KeyCommands interface {
 	Issue(ctx context.Context, meta commands.Meta, in commands.IssueKey) (commands.IssuedKey, error)
 	Rotate(ctx context.Context, meta commands.Meta, in commands.RotateKey) (commands.IssuedKey, error)
+	Describe(ctx context.Context, meta commands.Meta, id string, name *string, metadata *map[string]string) error
 	Revoke(ctx context.Context, meta commands.Meta, id, reason string) error
 }
 
@@ -39,7 +40,7 @@ func (s *Server) IssueKey(w http.ResponseWriter, r *http.Request, _ IssueKeyPara
 	}
 	wanted := commands.IssueKey{
 		Name: in.Name, Environment: string(or(in.Environment, KeyIssueEnvironmentLive)), Scopes: scopes, AgentIDs: or(in.AgentIds, nil),
-		IPAllow: or(in.IPAllow, nil), Metadata: or(in.Metadata, nil), Issuer: x.caller.Grant(), IssuedBy: x.caller.PublicID,
+		IPAllow: or(in.IPAllow, nil), Metadata: or(in.Metadata, nil), Issuer: x.grant(), IssuedBy: x.caller.PublicID,
 	}
 	if in.ExpiresAt != nil {
 		wanted.ExpiresAt = in.ExpiresAt.UTC()
@@ -90,6 +91,24 @@ func (s *Server) ownKey(r *http.Request, id KeyID) (projections.Key, error) {
 	return found, notFoundAs(err, "key_not_found")
 }
 
+// DescribeKey implements ServerInterface. What the request does not name stays as it is.
+func (s *Server) DescribeKey(w http.ResponseWriter, r *http.Request, id KeyID, _ DescribeKeyParams) {
+	x := exchangeOf(r)
+	in, err := decode[KeyPatch](x)
+	var public string
+	if err == nil {
+		public, err = publicID(id)
+	}
+	if err == nil {
+		err = s.config.KeyCommands.Describe(r.Context(), x.meta(r), public, in.Name, (*map[string]string)(in.Metadata))
+	}
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	s.GetKey(w, r, id)
+}
+
 // RotateKey implements ServerInterface.
 func (s *Server) RotateKey(w http.ResponseWriter, r *http.Request, id KeyID, _ RotateKeyParams) {
 	x := exchangeOf(r)
@@ -105,7 +124,7 @@ func (s *Server) RotateKey(w http.ResponseWriter, r *http.Request, id KeyID, _ R
 	}
 	rotated, err := s.config.KeyCommands.Rotate(r.Context(), x.meta(r), commands.RotateKey{
 		ID: found.PublicID, Environment: found.Environment, Grace: time.Duration(or(in.GraceSeconds, 0)) * time.Second,
-		Issuer: x.caller.Grant(), By: x.caller.PublicID,
+		Issuer: x.grant(), By: x.caller.PublicID,
 	})
 	if err != nil {
 		s.refuse(w, r, err)

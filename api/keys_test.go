@@ -50,6 +50,53 @@ func TestAKeyIsRotated(t *testing.T) {
 	w.refused(w.do(request{method: "POST", path: "/api/keys/key_abcdefghijkl/rotate", body: `{"graceSeconds":-1}`, key: key}), 400, "invalid_request")
 }
 
+func TestAnEarlierSecretHandsOutNothingThatOutlivesIt(t *testing.T) {
+	w := newWorld(t)
+	expiry, grace := noon.Add(48*time.Hour), noon.Add(time.Hour)
+	issue := func(change func(*projections.Caller)) apikey.Grant {
+		t.Helper()
+		key := w.key(accountScopes, func(c *projections.Caller) { c.IPAllow, c.AgentIDs = []string{"192.0.2.0/24"}, []string{"agt_1"} }, change)
+		if answer := w.do(request{method: "POST", path: "/api/keys", body: `{"name":"web","scopes":["chat"]}`, key: key}); answer.Code != 201 {
+			t.Fatalf("%d %s", answer.Code, answer.Body)
+		}
+		return w.issued[len(w.issued)-1].Issuer
+	}
+	renewed := func(c *projections.Caller) {
+		c.Hash, c.Earlier, c.Graces = []byte("the newest"), [][]byte{c.Hash}, []time.Time{grace}
+	}
+	if got := issue(func(*projections.Caller) {}); len(got.IPAllow) != 1 || len(got.AgentIDs) != 1 || !got.Expires.IsZero() {
+		t.Errorf("%+v", got)
+	}
+	if got := issue(func(c *projections.Caller) { c.ExpiresAt = &expiry }); !got.Expires.Equal(expiry) {
+		t.Errorf("%+v", got)
+	}
+	if got := issue(renewed); !got.Expires.Equal(grace) {
+		t.Errorf("%+v", got)
+	}
+	if got := issue(func(c *projections.Caller) { c.ExpiresAt = &expiry; renewed(c) }); !got.Expires.Equal(grace) {
+		t.Errorf("%+v", got)
+	}
+	var me Me
+	key := w.key(accountScopes, renewed)
+	if err := json.Unmarshal(w.do(request{method: "GET", path: "/api/me", key: key}).Body.Bytes(), &me); err != nil || me.Key.GraceUntil == nil || !time.Time(*me.Key.GraceUntil).Equal(grace) {
+		t.Errorf("%v %+v", err, me.Key)
+	}
+}
+
+func TestAKeyIsGivenAnotherName(t *testing.T) {
+	w := newWorld(t)
+	key := w.key([]apikey.Scope{apikey.KeysWrite})
+	for body, named := range map[string]string{`{"name":"tienda"}`: "true false", `{"metadata":{"team":"sur"}}`: "false true", `{"name":"t","metadata":{}}`: "true true"} {
+		answer := w.do(request{method: "PATCH", path: "/api/keys/key_abcdefghijkl", body: body, key: key})
+		if answer.Code != 200 || w.described[len(w.described)-1] != named {
+			t.Errorf("%s: %d %s, %v", body, answer.Code, answer.Body, w.described)
+		}
+	}
+	for _, body := range []string{`{}`, `{"name":""}`, `{"scopes":["admin"]}`, `{"metadata":{"team":1}}`} {
+		w.refused(w.do(request{method: "PATCH", path: "/api/keys/key_abcdefghijkl", body: body, key: key}), 400, "invalid_request")
+	}
+}
+
 func TestOnlyAnAcceptedKeyIsUsed(t *testing.T) {
 	w := newWorld(t)
 	chat := func(key string) {

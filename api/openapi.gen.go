@@ -962,7 +962,9 @@ type KeyIssue struct {
 	// ExpiresAt Examples: 2027-01-01T00:00:00Z
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
 
-	// IPAllow Examples: ["203.0.113.0/24"]
+	// IPAllow Networks that the key may be used from, as CIDR prefixes; none means from anywhere.
+	//
+	// Examples: ["203.0.113.0/24"]
 	IPAllow *[]string `json:"ipAllow,omitempty"`
 
 	// Metadata What the client wants to find again; Nido does not look into it.
@@ -984,6 +986,17 @@ type KeyIssueEnvironment string
 type KeyList struct {
 	Data       []Key   `json:"data"`
 	NextCursor *string `json:"nextCursor"`
+}
+
+// KeyPatch defines model for KeyPatch.
+type KeyPatch struct {
+	// Metadata What the client wants to find again; Nido does not look into it.
+	//
+	// Examples: {"team":"ventas"}
+	Metadata *Metadata `json:"metadata,omitempty"`
+
+	// Name Examples: Sitio web
+	Name *string `json:"name,omitempty"`
 }
 
 // KeyRotate defines model for KeyRotate.
@@ -1143,8 +1156,15 @@ type MeKey struct {
 	AgentIds  []string   `json:"agentIds"`
 	ExpiresAt *Timestamp `json:"expiresAt"`
 
+	// GraceUntil When the secret that was sent stops working, since the key was rotated; `null` for the newest.
+	GraceUntil *Timestamp `json:"graceUntil"`
+
 	// ID Examples: key_3kTMd8fQ2LxZ
-	ID     string  `json:"id"`
+	ID      string   `json:"id"`
+	IPAllow []string `json:"ipAllow"`
+
+	// Name Examples: Sitio web
+	Name   string  `json:"name"`
 	Scopes []Scope `json:"scopes"`
 }
 
@@ -1643,6 +1663,12 @@ type DeleteKeyParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// DescribeKeyParams defines parameters for DescribeKey.
+type DescribeKeyParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
 	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
@@ -1764,6 +1790,9 @@ type ConfigureAgentJSONRequestBody = AgentPatch
 // IssueKeyJSONRequestBody defines body for IssueKey for application/json ContentType.
 type IssueKeyJSONRequestBody = KeyIssue
 
+// DescribeKeyJSONRequestBody defines body for DescribeKey for application/json ContentType.
+type DescribeKeyJSONRequestBody = KeyPatch
+
 // RevokeKeyJSONRequestBody defines body for RevokeKey for application/json ContentType.
 type RevokeKeyJSONRequestBody = Reason
 
@@ -1862,6 +1891,9 @@ type ServerInterface interface {
 	// GetKey Get a key, never the key itself
 	// (GET /api/keys/{id})
 	GetKey(w http.ResponseWriter, r *http.Request, id KeyID)
+	// DescribeKey Give a key another name or other metadata; what it may do stays the same
+	// (PATCH /api/keys/{id})
+	DescribeKey(w http.ResponseWriter, r *http.Request, id KeyID, params DescribeKeyParams)
 	// RevokeKey Revoke a key, saying why; once this answers, no node accepts it
 	// (POST /api/keys/{id}/revoke)
 	RevokeKey(w http.ResponseWriter, r *http.Request, id KeyID, params RevokeKeyParams)
@@ -3155,6 +3187,56 @@ func (siw *ServerInterfaceWrapper) GetKey(w http.ResponseWriter, r *http.Request
 	handler.ServeHTTP(w, r)
 }
 
+// DescribeKey operation middleware
+func (siw *ServerInterfaceWrapper) DescribeKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DescribeKeyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DescribeKey(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // RevokeKey operation middleware
 func (siw *ServerInterfaceWrapper) RevokeKey(w http.ResponseWriter, r *http.Request) {
 
@@ -4128,6 +4210,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/keys/{id}", wrapper.DeleteKey).Methods(http.MethodDelete)
 
 	r.HandleFunc(options.BaseURL+"/api/keys/{id}", wrapper.GetKey).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/keys/{id}", wrapper.DescribeKey).Methods(http.MethodPatch)
 
 	r.HandleFunc(options.BaseURL+"/api/keys/{id}/revoke", wrapper.RevokeKey).Methods(http.MethodPost)
 

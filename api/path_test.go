@@ -30,7 +30,8 @@ func sample(op *operation, key string) request {
 	in.body = map[string]string{
 		"createAgent": `{"name":"Agente de Ventas","instructions":"Sos un asistente de ventas amable...","model":"gpt-4o-mini"}`, "configureAgent": `{"name":"Otro","temperature":null}`,
 		"openAccount": `{"name":"Sol","plan":"pro"}`, "changeAccount": `{"plan":"free"}`, "issueKey": `{"name":"web","scopes":["chat"]}`,
-		"chatOnHost": `{"message":"Hello!"}`, "chatStreamOnHost": `{"message":"Hello!"}`,
+		"describeKey": `{"name":"otra web"}`,
+		"chatOnHost":  `{"message":"Hello!"}`, "chatStreamOnHost": `{"message":"Hello!"}`,
 		"chatCompletionOnHost": `{"messages":[{"role":"user","content":"Hello!"}],"tools":[]}`,
 		"chatCompletion":       `{"model":"ventas","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":[{"type":"text","text":"Hello!"}]}]}`,
 		"chatByID":             `{"query":"¿Cuáles son los horarios de atención?","conversationId":"conv-123","streaming":false}`,

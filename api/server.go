@@ -105,7 +105,7 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 // panics, the host, the route.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := s.config.Clock()
-	x := &exchange{id: newRequestID(now), inputs: commands.NewInputs(now), header: w.Header()}
+	x := &exchange{id: newRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
 	r = withExchange(r, x)
 	w.Header().Set("X-Request-Id", x.id)
 	capture := s.startCapture(w, r, x, now)

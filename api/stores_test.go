@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nidohq/nido/commands"
@@ -248,6 +249,10 @@ func (k keysOf) Issue(_ context.Context, _ commands.Meta, in commands.IssueKey) 
 func (k keysOf) Rotate(_ context.Context, _ commands.Meta, in commands.RotateKey) (commands.IssuedKey, error) {
 	k.world.rotated = append(k.world.rotated, in)
 	return commands.IssuedKey{ID: in.ID, Key: secretKey}, k.fail
+}
+func (k keysOf) Describe(_ context.Context, _ commands.Meta, _ string, name *string, metadata *map[string]string) error {
+	k.world.described = append(k.world.described, fmt.Sprint(name != nil, metadata != nil))
+	return k.fail
 }
 func (k keysOf) Revoke(context.Context, commands.Meta, string, string) error { return k.fail }
 

@@ -21,7 +21,8 @@ func (s *Server) GetMe(w http.ResponseWriter, r *http.Request) {
 	left, err := s.remaining(r)
 	s.answer(w, r, http.StatusOK, Me{
 		Key: MeKey{
-			ID: keyID(caller.PublicID), Scopes: scopesOut(caller.Scopes), AgentIds: list(caller.AgentIDs), ExpiresAt: someTimeAt(caller.ExpiresAt),
+			ID: keyID(caller.PublicID), Name: caller.Name, Scopes: scopesOut(caller.Scopes), AgentIds: list(caller.AgentIDs),
+			IPAllow: list(caller.IPAllow), ExpiresAt: someTimeAt(caller.ExpiresAt), GraceUntil: someTimeAt(exchangeOf(r).until),
 		},
 		Account: MeAccount{ID: caller.Account, Plan: Plan(caller.Plan)},
 		Limits:  limitsOut(caller.Limits()), Remaining: left,

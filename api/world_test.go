@@ -31,31 +31,32 @@ var noon = time.Date(2026, 3, 14, 12, 0, 0, 0, time.UTC)
 
 // world stands behind an API under test.
 type world struct {
-	t       *testing.T
-	server  *Server
-	ops     map[string]*operation
-	logged  *bytes.Buffer // what the logger wrote
-	mu      sync.Mutex
-	lookups int // of keys
-	callers map[string]projections.Caller
-	agents  map[string]projections.Agent
-	issued  []commands.IssueKey
-	rotated []commands.RotateKey
-	used    []string // public ids of keys
-	created []commands.Meta
-	records []projections.Request
-	turns   []commands.Turn
-	metas   []commands.Meta
-	send    func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
-	counted []quota.Request
-	verdict func(quota.Request) quota.Verdict
-	watched []commands.DayCount
-	found   map[string]projections.Turn
-	pieces  map[string][]commands.TurnPiece
-	fail    error // what every command answers
-	kept    map[string]*keptAnswer
-	panics  bool
-	ready   bool
+	t         *testing.T
+	server    *Server
+	ops       map[string]*operation
+	logged    *bytes.Buffer // what the logger wrote
+	mu        sync.Mutex
+	lookups   int // of keys
+	callers   map[string]projections.Caller
+	agents    map[string]projections.Agent
+	issued    []commands.IssueKey
+	rotated   []commands.RotateKey
+	described []string
+	used      []string // public ids of keys
+	created   []commands.Meta
+	records   []projections.Request
+	turns     []commands.Turn
+	metas     []commands.Meta
+	send      func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
+	counted   []quota.Request
+	verdict   func(quota.Request) quota.Verdict
+	watched   []commands.DayCount
+	found     map[string]projections.Turn
+	pieces    map[string][]commands.TurnPiece
+	fail      error // what every command answers
+	kept      map[string]*keptAnswer
+	panics    bool
+	ready     bool
 	// unsettled counts the answers under Idempotency-Keys that the store does not take before it does.
 	unsettled int
 }

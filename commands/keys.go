@@ -6,17 +6,22 @@ import (
 	"context"
 	"time"
 
+	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
 )
 
 // Keys runs the commands on API keys.
 type Keys struct {
-	keys Handler[apikey.Command, apikey.Event, apikey.State]
+	keys   Handler[apikey.Command, apikey.Event, apikey.State]
+	agents Handler[agent.Command, agent.Event, agent.State] // which it only looks at
 }
 
-// NewKeys wires the handler.
+// NewKeys wires the handlers.
 func NewKeys(store Store) *Keys {
-	return &Keys{keys: Handler[apikey.Command, apikey.Event, apikey.State]{Store: store, Aggregate: apikey.Aggregate}}
+	return &Keys{
+		keys:   Handler[apikey.Command, apikey.Event, apikey.State]{Store: store, Aggregate: apikey.Aggregate},
+		agents: Handler[agent.Command, agent.Event, agent.State]{Store: store, Aggregate: agent.Aggregate},
+	}
 }
 
 // IssueKey asks for a key.
@@ -44,18 +49,42 @@ func (k *Keys) Issue(ctx context.Context, meta Meta, in IssueKey) (IssuedKey, er
 	if err != nil {
 		return IssuedKey{}, err
 	}
+	unknown, err := k.unknown(ctx, meta, in.AgentIDs)
+	if err != nil {
+		return IssuedKey{}, err
+	}
 	_, err = k.keys.Handle(ctx, key.PublicID, "issue", meta, apikey.Issue{
 		Issued: apikey.Issued{
 			Account: meta.Account, Name: in.Name, Environment: in.Environment, Hash: key.Hash(), Hint: key.Hint(),
 			Scopes: in.Scopes, AgentIDs: in.AgentIDs, ExpiresAt: in.ExpiresAt, IPAllow: in.IPAllow, Metadata: in.Metadata,
 			IssuedBy: in.IssuedBy,
 		},
-		Issuer: in.Issuer, Now: meta.Inputs.Now,
+		Issuer: in.Issuer, Now: meta.Inputs.Now, Unknown: unknown,
 	})
 	if err != nil {
 		return IssuedKey{}, err
 	}
 	return IssuedKey{ID: key.PublicID, Key: key.Reveal()}, nil
+}
+
+// unknown finds the first agent that the account does not have, by the agents' own streams.
+func (k *Keys) unknown(ctx context.Context, meta Meta, agentIDs []string) (string, error) {
+	for _, id := range agentIDs[:min(len(agentIDs), apikey.MaxAgentIDs)] { // the decider refuses more
+		found, err := k.agents.load(ctx, id, "issue", meta)
+		if err != nil {
+			return "", err
+		}
+		if found.State.Account != meta.Account || found.State.Status == agent.Gone {
+			return id, nil
+		}
+	}
+	return "", nil
+}
+
+// Describe gives a key another name or other metadata; nil leaves them as they are.
+func (k *Keys) Describe(ctx context.Context, meta Meta, id string, name *string, metadata *map[string]string) error {
+	_, err := k.keys.Handle(ctx, id, "describe", meta, apikey.Describe{Account: meta.Account, Name: name, Metadata: metadata})
+	return err
 }
 
 // RotateKey asks for another secret of a key.

@@ -12,12 +12,65 @@ import (
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/account"
+	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
 	"github.com/nidohq/nido/domain/conversation"
 )
 
-func TestAKeyIsShownAndNeverKept(t *testing.T) {
+// withAgent is a memory in which an account has an agent.
+func withAgent(t *testing.T, account, id string) *memory {
+	t.Helper()
 	m := newMemory()
+	handler := commands.Handler[agent.Command, agent.Event, agent.State]{Store: m.store(), Aggregate: agent.Aggregate}
+	meta := metaAt(99)
+	meta.Account = account
+	if _, err := handler.Handle(t.Context(), id, "create", meta, agent.Create{Created: agent.Created{
+		Account: account, Slug: "ventas", Settings: agent.Settings{Name: "Ventas", Model: "echo"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestAKeyIsBoundToAgentsOfItsAccount(t *testing.T) {
+	m := withAgent(t, "acc_1", "agt_1")
+	keys := commands.NewKeys(m.store())
+	in := commands.IssueKey{Name: "a", Environment: "test", Scopes: []apikey.Scope{apikey.Chat}, Issuer: apikey.Grant{Scopes: []apikey.Scope{apikey.Admin}}}
+	for sentence, ids := range map[string][]string{"an agent that there is not": {"agt_1", "agt_2"}, "what is no agent": {"x"}} {
+		in.AgentIDs = ids
+		if _, err := keys.Issue(t.Context(), metaAt(1), in); err == nil {
+			t.Errorf("bound to %s", sentence)
+		} else {
+			refusedAs(t, err, "invalid_request")
+		}
+	}
+	in.AgentIDs = []string{"agt_1"}
+	stranger := metaAt(2)
+	stranger.Account = "acc_2"
+	_, err := keys.Issue(t.Context(), stranger, in)
+	refusedAs(t, err, "invalid_request")
+	shown, err := keys.Issue(t.Context(), metaAt(3), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents := commands.Handler[agent.Command, agent.Event, agent.State]{Store: m.store(), Aggregate: agent.Aggregate}
+	if _, err := agents.Handle(t.Context(), "agt_1", "delete", metaAt(4), agent.Delete{Account: "acc_1"}); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := keys.Issue(t.Context(), metaAt(3), in); err != nil || again != shown {
+		t.Errorf("a retry after the agent is gone: %v", err)
+	}
+	_, err = keys.Issue(t.Context(), metaAt(5), in)
+	refusedAs(t, err, "invalid_request")
+	name := "tienda"
+	if err := keys.Describe(t.Context(), metaAt(6), shown.ID, &name, nil); err != nil {
+		t.Error(err)
+	}
+	refusedAs(t, keys.Describe(t.Context(), stranger, shown.ID, &name, nil), "key_not_found")
+}
+
+func TestAKeyIsShownAndNeverKept(t *testing.T) {
+	m := withAgent(t, "acc_1", "agt_1")
 	keys := commands.NewKeys(m.store())
 	in := commands.IssueKey{
 		Name: "web shop", Environment: "live", Scopes: []apikey.Scope{apikey.Chat}, AgentIDs: []string{"agt_1"}, ExpiresAt: noon.Add(time.Hour),
@@ -37,7 +90,7 @@ func TestAKeyIsShownAndNeverKept(t *testing.T) {
 		t.Errorf("issued %+v", issued)
 	}
 	m.holdsNowhere(t, shown.Key, shown.Key[20:40])
-	if again, err := keys.Issue(t.Context(), metaAt(1), in); err != nil || again != shown || len(m.commits()) != 1 {
+	if again, err := keys.Issue(t.Context(), metaAt(1), in); err != nil || again != shown || len(m.commits()) != 2 {
 		t.Errorf("a retry shows %+v, %v", again.ID, err)
 	}
 	if other, err := keys.Issue(t.Context(), metaAt(2), in); err != nil || other.Key == shown.Key || other.ID == shown.ID {

@@ -32,23 +32,30 @@ func (f *keysFold) fold(commit accepted) {
 				WHERE i > cardinality(earlier) + 1 - $6
 			)
 		WHERE public_id = $1`
+	const describe = `UPDATE keys SET name = $2, metadata = $3 WHERE public_id = $1`
 	const revoke = `UPDATE keys SET revoked_at = $2, reason = $3 WHERE public_id = $1`
 	id := commit.Stream.Name()
 	for _, event := range commit.events {
 		switch e := event.(type) {
 		case apikey.Issued:
-			metadata := e.Metadata
-			if metadata == nil {
-				metadata = map[string]string{}
-			}
 			f.add(issue, id, clean(e.Account), clean(e.Name), clean(e.Environment), bytesOrEmpty(e.Hash), clean(e.Hint), cleanAll(e.Scopes),
-				cleanAll(e.AgentIDs), cleanAll(e.IPAllow), metadata, clean(e.IssuedBy), commit.Time, timeOrNull(e.ExpiresAt))
+				cleanAll(e.AgentIDs), cleanAll(e.IPAllow), entries(e.Metadata), clean(e.IssuedBy), commit.Time, timeOrNull(e.ExpiresAt))
 		case apikey.Rotated:
 			f.add(rotate, id, bytesOrEmpty(e.Hash), clean(e.Hint), e.GraceUntil, commit.Time, apikey.MaxEarlierSecrets)
+		case apikey.Described:
+			f.add(describe, id, clean(e.Name), entries(e.Metadata))
 		case apikey.Revoked:
 			f.add(revoke, id, commit.Time, clean(e.Reason))
 		}
 	}
+}
+
+// entries stores no metadata as an empty object. It is JSON, which may hold what a text may not.
+func entries(metadata map[string]string) map[string]string {
+	if metadata == nil {
+		return map[string]string{}
+	}
+	return metadata
 }
 
 // timeOrNull stores the zero time as no time.
@@ -100,7 +107,13 @@ type Caller struct {
 }
 
 // Grant is what the key may do.
-func (c Caller) Grant() apikey.Grant { return apikey.Grant{Scopes: c.Scopes, AgentIDs: c.AgentIDs} }
+func (c Caller) Grant() apikey.Grant {
+	grant := apikey.Grant{Scopes: c.Scopes, AgentIDs: c.AgentIDs, IPAllow: c.IPAllow}
+	if c.ExpiresAt != nil {
+		grant.Expires = *c.ExpiresAt
+	}
+	return grant
+}
 
 // Limits is what the account may do: its plan's limits, and its own where it has them.
 func (c Caller) Limits() account.Limits { return limitsOf(c.Plan, c.PerMinute, c.PerDay) }

@@ -183,9 +183,14 @@ func (n *node) wireCommands() (err error) {
 
 // wireAPI is the end of the line: what answers HTTP. Nodes of other roles answer the probes only.
 func (n *node) wireAPI() (err error) {
+	proxies, err := n.settings.trustedProxies()
+	if err != nil {
+		return err
+	}
 	n.handler, err = api.New(api.Config{
 		PublicURL: n.settings.publicURL(), BaseDomain: n.settings.BaseDomain, ChatTimeout: n.settings.TurnTimeout + chatMargin, Logger: n.log,
-		Open: func() bool { return n.has(roleAPI) && n.health.serving.Load() },
+		TrustedProxies: proxies,
+		Open:           func() bool { return n.has(roleAPI) && n.health.serving.Load() },
 
 		AccountCommands: n.accounts, AgentCommands: n.agents, KeyCommands: n.keys,
 		ConversationCommands: n.conversations, Turns: n.chat,

@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nidohq/nido/api"
 )
 
 // role is a part of the work; a process takes on one or more.
@@ -26,12 +29,13 @@ var allRoles = []role{roleAPI, roleProjector, roleSweeper}
 
 // nodeSettings is what every node needs to know but where its engines are.
 type nodeSettings struct {
-	Listen      string        `help:"Where to serve HTTP." default:"127.0.0.1:8080" env:"NIDO_LISTEN" placeholder:"ADDR"`
-	BaseDomain  string        `help:"The domain below which each agent has its host." default:"localhost" env:"NIDO_BASE_DOMAIN"`
-	PublicURL   string        `help:"Where clients reach the management API; by default the base domain and the port." env:"NIDO_PUBLIC_URL" placeholder:"URL"`
-	KafkaPrefix string        `help:"First part of the names of topics and consumer groups." default:"nido" env:"NIDO_KAFKA_PREFIX"`
-	TurnTimeout time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
-	StopTimeout time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
+	Listen         string        `help:"Where to serve HTTP." default:"127.0.0.1:8080" env:"NIDO_LISTEN" placeholder:"ADDR"`
+	BaseDomain     string        `help:"The domain below which each agent has its host." default:"localhost" env:"NIDO_BASE_DOMAIN"`
+	PublicURL      string        `help:"Where clients reach the management API; by default the base domain and the port." env:"NIDO_PUBLIC_URL" placeholder:"URL"`
+	KafkaPrefix    string        `help:"First part of the names of topics and consumer groups." default:"nido" env:"NIDO_KAFKA_PREFIX"`
+	TrustedProxies []string      `help:"Networks or addresses of proxies that are believed about where requests come from, by X-Forwarded-For or Forwarded." env:"NIDO_TRUSTED_PROXIES" placeholder:"CIDR"`
+	TurnTimeout    time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
+	StopTimeout    time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
 
 	ClaimTimeout time.Duration `help:"How long the slug of an agent that is being created may stay unbound before it is bound or given back." default:"5m" env:"NIDO_CLAIM_TIMEOUT"`
 
@@ -69,6 +73,22 @@ func (s nodeSettings) publicURL() string {
 		return "http://" + s.BaseDomain
 	}
 	return "http://" + net.JoinHostPort(s.BaseDomain, port)
+}
+
+// trustedProxies reads networks; an address alone is a network of one.
+func (s nodeSettings) trustedProxies() (api.Proxies, error) {
+	var proxies api.Proxies
+	for _, text := range s.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if address, alone := netip.ParseAddr(text); alone == nil {
+			network, err = netip.PrefixFrom(address, address.BitLen()), nil
+		}
+		if err != nil || network.Addr().Is4In6() {
+			return nil, fmt.Errorf("NIDO_TRUSTED_PROXIES: %q is not a network such as 10.0.0.0/8, nor an address", text)
+		}
+		proxies = append(proxies, network)
+	}
+	return proxies, nil
 }
 
 func parseRoles(names []string) ([]role, error) {

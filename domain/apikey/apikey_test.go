@@ -4,6 +4,7 @@ package apikey_test
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -43,6 +44,7 @@ func TestDecisions(t *testing.T) {
 		k.AgentIDs, k.IPAllow = many("agt_1", apikey.MaxAgentIDs), many("2001:db8::/32", apikey.MaxIPAllow)
 		k.ExpiresAt, k.Metadata = now.Add(1), map[string]string{"team": "sur"}
 	})
+	shop, team, none := "other shop", map[string]string{"team": "norte"}, map[string]string(nil)
 	issue := func(k apikey.Issued) apikey.Issue { return apikey.Issue{Issued: k, Issuer: admin, Now: now} }
 	stories := domaintest.Stories{
 		"a key is issued":                  tell.Given().When(issue(issued)).Then(issued),
@@ -55,6 +57,22 @@ func TestDecisions(t *testing.T) {
 		"another account's key is not revoked":     tell.Given(issued).When(apikey.Revoke{Account: "acc_2"}).ThenRefused("key_not_found", ""),
 		"another account's revoked key is unknown": tell.Given(issued, apikey.Revoked{}).When(apikey.Revoke{Account: "acc_2"}).ThenRefused("key_not_found", ""),
 		"a key that does not exist is not revoked": tell.Given().When(apikey.Revoke{}).ThenRefused("key_not_found", ""),
+
+		"a key is bound to agents that there are": tell.Given().
+			When(apikey.Issue{Issued: full, Issuer: admin, Now: now, Unknown: "agt_1"}).ThenRefused("invalid_request", "agentIds"),
+
+		"a key gets another name": tell.Given(full).When(apikey.Describe{Account: "acc_1", Name: &shop}).
+			Then(apikey.Described{Name: shop, Metadata: map[string]string{"team": "sur"}}),
+		"a key gets other metadata": tell.Given(full).When(apikey.Describe{Account: "acc_1", Metadata: &team}).
+			Then(apikey.Described{Name: full.Name, Metadata: team}),
+		"a key loses its metadata": tell.Given(full).When(apikey.Describe{Account: "acc_1", Metadata: &none}).
+			Then(apikey.Described{Name: full.Name, Metadata: none}),
+		"a key that is called so already": tell.Given(full, apikey.Described{Name: shop}).When(apikey.Describe{Account: "acc_1", Name: &shop, Metadata: &none}).ThenNothing(),
+		"a key keeps some name":           tell.Given(full).When(apikey.Describe{Account: "acc_1", Name: new(string)}).ThenRefused("invalid_request", "name"),
+		"metadata keep their bounds":      tell.Given(full).When(apikey.Describe{Account: "acc_1", Metadata: &entries}).ThenRefused("invalid_request", "metadata"),
+		"another account's key keeps its name": tell.Given(full).When(apikey.Describe{Account: "acc_2", Name: &shop}).
+			ThenRefused("key_not_found", ""),
+		"a key that does not exist has no name": tell.Given().When(apikey.Describe{Name: &shop}).ThenRefused("key_not_found", ""),
 	}
 	for sentence, test := range map[string]struct {
 		field string
@@ -67,6 +85,7 @@ func TestDecisions(t *testing.T) {
 		"a key is bound to so many agents only":     {"agentIds", func(k *apikey.Issued) { k.AgentIDs = many("agt_1", apikey.MaxAgentIDs+1) }},
 		"a key comes from so many networks only":    {"ipAllow", func(k *apikey.Issued) { k.IPAllow = many("10.0.0.0/8", apikey.MaxIPAllow+1) }},
 		"a network is a prefix, not an address":     {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"10.0.0.0/8", "10.0.0.1"} }},
+		"a network is not IPv4 in IPv6":             {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"::ffff:10.0.0.0/104"} }},
 		"metadata have so many entries only":        {"metadata", func(k *apikey.Issued) { k.Metadata = entries }},
 		"a key does not expire before it is issued": {"expiresAt", func(k *apikey.Issued) { k.ExpiresAt = now.Add(-time.Hour) }},
 		"a key does not expire as it is issued":     {"expiresAt", func(k *apikey.Issued) { k.ExpiresAt = now }},
@@ -106,6 +125,47 @@ func TestNobodyHandsOutMoreThanTheyHave(t *testing.T) {
 			t.Run(sentence+" is handed out", asked.Then(wanted))
 		} else {
 			t.Run(sentence+" is not handed out", asked.ThenRefused("grant_exceeded", test.field))
+		}
+	}
+}
+
+func TestNobodyHandsOutMoreAddressesOrTimeThanTheyHave(t *testing.T) {
+	tell := domaintest.About(apikey.Aggregate)
+	from := func(networks ...string) apikey.Grant {
+		return apikey.Grant{Scopes: []apikey.Scope{apikey.Admin}, IPAllow: networks}
+	}
+	until := func(at time.Time) apikey.Grant {
+		return apikey.Grant{Scopes: []apikey.Scope{apikey.Admin}, Expires: at}
+	}
+	soon, late := now.Add(time.Hour), now.Add(2*time.Hour)
+	for sentence, test := range map[string]struct {
+		has, wants apikey.Grant
+		field      string // in which it goes too far
+	}{
+		"some addresses from all":         {from(), from("10.0.0.0/8"), ""},
+		"all addresses from some":         {from("10.0.0.0/8"), from(), "ipAllow"},
+		"the same network":                {from("10.0.0.0/8", "::/0"), from("10.0.0.0/8"), ""},
+		"a network within":                {from("192.0.2.0/24", "10.0.0.0/8"), from("10.7.0.0/16", "192.0.2.1/32"), ""},
+		"a network around":                {from("10.7.0.0/16"), from("10.0.0.0/8"), "ipAllow"},
+		"a network beside":                {from("10.7.0.0/16"), from("10.7.0.0/16", "10.8.0.0/16"), "ipAllow"},
+		"a network that begins elsewhere": {from("10.7.9.9/16"), from("10.7.1.0/24"), ""},
+		"IPv6 from IPv4":                  {from("0.0.0.0/0"), from("::/0"), "ipAllow"},
+		"IPv4 from IPv6":                  {from("::/0"), from("10.0.0.0/8"), "ipAllow"},
+		"an end where there is none":      {until(time.Time{}), until(soon), ""},
+		"an earlier end":                  {until(late), until(soon), ""},
+		"the same end":                    {until(soon), until(soon), ""},
+		"a later end":                     {until(soon), until(late), "expiresAt"},
+		"no end where there is one":       {until(soon), until(time.Time{}), "expiresAt"},
+	} {
+		wanted := with(func(k *apikey.Issued) { k.IPAllow, k.ExpiresAt = test.wants.IPAllow, test.wants.Expires })
+		issue := tell.Given().When(apikey.Issue{Issued: wanted, Issuer: test.has, Now: now})
+		rotate := tell.Given(wanted).When(apikey.Rotate{Account: "acc_1", Hash: []byte("new"), Issuer: test.has, Now: now})
+		if test.field == "" {
+			t.Run(sentence+" is handed out", issue.Then(wanted))
+			t.Run(sentence+" is shown another secret of", rotate.Then(apikey.Rotated{Hash: []byte("new")}))
+		} else {
+			t.Run(sentence+" is not handed out", issue.ThenRefused("grant_exceeded", test.field))
+			t.Run(sentence+" is not shown another secret of", rotate.ThenRefused("grant_exceeded", test.field))
 		}
 	}
 }
@@ -178,13 +238,18 @@ func grants(t *rapid.T) apikey.Grant {
 	return apikey.Grant{
 		Scopes:   rapid.SliceOfN(rapid.SampledFrom([]apikey.Scope{apikey.Chat, apikey.AgentsRead, apikey.Admin, "coffee"}), 0, 3).Draw(t, "scopes"),
 		AgentIDs: rapid.SliceOfN(rapid.SampledFrom([]string{"agt_1", "agt_2"}), 0, 2).Draw(t, "agents"),
+		IPAllow:  rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.0/8", "10.1.0.0/16", "::/0", "10.0.0.1", ""}), 0, 2).Draw(t, "networks"),
+		Expires:  rapid.SampledFrom([]time.Time{{}, now, now.Add(time.Hour), now.Add(2 * time.Hour)}).Draw(t, "expiry"),
 	}
 }
 
 func commands() *rapid.Generator[apikey.Command] {
 	return rapid.Custom(func(t *rapid.T) apikey.Command {
 		account := rapid.SampledFrom([]string{"acc_1", "acc_2"}).Draw(t, "account")
-		switch rapid.IntRange(0, 2).Draw(t, "command") {
+		switch rapid.IntRange(0, 3).Draw(t, "command") {
+		case 3:
+			name, metadata := rapid.SampledFrom([]string{"shop", "ñ", ""}).Draw(t, "name"), rapid.MapOfN(rapid.String(), rapid.String(), 0, 2).Draw(t, "metadata")
+			return apikey.Describe{Account: account, Name: &name, Metadata: &metadata}
 		case 0:
 			return apikey.Revoke{Account: account, Reason: rapid.String().Draw(t, "reason")}
 		case 1:
@@ -198,9 +263,8 @@ func commands() *rapid.Generator[apikey.Command] {
 		return apikey.Issue{Issuer: grants(t), Now: now, Issued: apikey.Issued{
 			Account: account, Name: rapid.SampledFrom([]string{"shop", "ñ", ""}).Draw(t, "name"), Environment: "test",
 			Hash: rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "hash"), Scopes: wanted.Scopes, AgentIDs: wanted.AgentIDs,
-			ExpiresAt: rapid.SampledFrom([]time.Time{{}, now, now.Add(time.Hour)}).Draw(t, "expiry"),
-			IPAllow:   rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.0/8", "::/0", "10.0.0.1", ""}), 0, 2).Draw(t, "networks"),
-			Metadata:  rapid.MapOfN(rapid.String(), rapid.String(), 0, 2).Draw(t, "metadata"),
+			ExpiresAt: wanted.Expires, IPAllow: wanted.IPAllow,
+			Metadata: rapid.MapOfN(rapid.String(), rapid.String(), 0, 2).Draw(t, "metadata"),
 		}}
 	})
 }
@@ -211,6 +275,7 @@ func TestWhateverIsAskedOfAKey(t *testing.T) {
 			switch {
 			case step.Before.Account != "" && step.After.Account != step.Before.Account:
 				t.Fatalf("%#v moved the key to another account", step.Command)
+			case step.Before.Revoked && len(step.Events) == 1 && reflect.TypeOf(step.Events[0]) == reflect.TypeFor[apikey.Described]():
 			case step.Before.Revoked && !reflect.DeepEqual(step.After, step.Before):
 				t.Fatalf("%#v changed a revoked key", step.Command)
 			}
@@ -219,9 +284,9 @@ func TestWhateverIsAskedOfAKey(t *testing.T) {
 				var key apikey.Grant
 				switch e := event.(type) {
 				case apikey.Issued:
-					issuer, key = step.Command.(apikey.Issue).Issuer, apikey.Grant{Scopes: e.Scopes, AgentIDs: e.AgentIDs}
+					issuer, key = step.Command.(apikey.Issue).Issuer, apikey.Grant{Scopes: e.Scopes, AgentIDs: e.AgentIDs, IPAllow: e.IPAllow, Expires: e.ExpiresAt}
 				case apikey.Rotated:
-					issuer, key = step.Command.(apikey.Rotate).Issuer, apikey.Grant{Scopes: step.After.Scopes, AgentIDs: step.After.AgentIDs}
+					issuer, key = step.Command.(apikey.Rotate).Issuer, apikey.Grant{Scopes: step.After.Scopes, AgentIDs: step.After.AgentIDs, IPAllow: step.After.IPAllow, Expires: step.After.Expires}
 					if len(step.After.Graces) > apikey.MaxEarlierSecrets || !slices.IsSortedFunc(step.After.Graces, time.Time.Compare) {
 						t.Fatalf("graces %v", step.After.Graces)
 					}
@@ -231,6 +296,14 @@ func TestWhateverIsAskedOfAKey(t *testing.T) {
 						t.Fatalf("%v handed out %s", issuer, scope)
 					}
 				}
+				if expires := issuer.Expires; len(step.Events) > 0 && key.Scopes != nil && !expires.IsZero() && (key.Expires.IsZero() || key.Expires.After(expires)) {
+					t.Fatalf("%v handed out until %v", issuer, key.Expires)
+				}
+				for _, address := range []string{"10.0.0.1", "10.1.0.1", "11.0.0.1", "2001:db8::1"} {
+					if key.Scopes != nil && comesFrom(key.IPAllow, address) && !comesFrom(issuer.IPAllow, address) {
+						t.Fatalf("%v handed out %s to %v", issuer, address, key)
+					}
+				}
 				for _, id := range key.AgentIDs {
 					if !issuer.Reaches(id) {
 						t.Fatalf("%v handed out agent %s", issuer, id)
@@ -238,6 +311,14 @@ func TestWhateverIsAskedOfAKey(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// comesFrom reports whether networks let an address in; none let every address in.
+func comesFrom(networks []string, address string) bool {
+	return len(networks) == 0 || slices.ContainsFunc(networks, func(text string) bool {
+		network, err := netip.ParsePrefix(text)
+		return err == nil && network.Contains(netip.MustParseAddr(address))
 	})
 }
 
@@ -251,6 +332,7 @@ func TestStoredEvents(t *testing.T) {
 		domaintest.Golden[apikey.Event]{Type: "key.rotated", Schema: 1, Event: apikey.Rotated{
 			Hash: []byte("32 bytes of SHA-256 stand here.."), Hint: "wxyz", GraceUntil: now, RotatedBy: "0Az9publicID",
 		}},
+		domaintest.Golden[apikey.Event]{Type: "key.described", Schema: 1, Event: apikey.Described{Name: "other shop", Metadata: map[string]string{"team": "sur"}}},
 		domaintest.Golden[apikey.Event]{Type: "key.revoked", Schema: 1, Event: apikey.Revoked{Reason: "leaked"}},
 	)
 }

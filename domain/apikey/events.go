@@ -39,8 +39,17 @@ type Revoked struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// Described gives a key another name and other metadata; both are stated whole.
+type Described struct {
+	Name     string            `json:"name"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
 func (e Issued) evolve(State) State {
-	return State{Account: e.Account, Scopes: e.Scopes, AgentIDs: e.AgentIDs, Secret: hex.EncodeToString(e.Hash)}
+	return State{
+		Account: e.Account, Scopes: e.Scopes, AgentIDs: e.AgentIDs, IPAllow: e.IPAllow, Expires: e.ExpiresAt,
+		Name: e.Name, Metadata: e.Metadata, Secret: hex.EncodeToString(e.Hash),
+	}
 }
 
 func (e Rotated) evolve(s State) State {
@@ -52,6 +61,11 @@ func (e Rotated) evolve(s State) State {
 	}
 	// Those that stop last are the newest: no secret works longer than a newer one.
 	s.Secret, s.Graces = hex.EncodeToString(e.Hash), graces[max(0, len(graces)-MaxEarlierSecrets):]
+	return s
+}
+
+func (e Described) evolve(s State) State {
+	s.Name, s.Metadata = e.Name, e.Metadata
 	return s
 }
 

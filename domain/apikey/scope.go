@@ -2,7 +2,11 @@ package apikey
 
 // This file stands at the decision: what a key may do, and what it may hand on.
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
 
 // Scope is one thing that a key may do.
 type Scope string
@@ -35,10 +39,12 @@ func AccountScopes() []Scope {
 	return slices.DeleteFunc(slices.Clone(Scopes), func(s Scope) bool { return s == Admin })
 }
 
-// Grant is what a key may do: its scopes, and the agents it is bound to (none means all of the account).
+// Grant is what a key may do.
 type Grant struct {
 	Scopes   []Scope
-	AgentIDs []string
+	AgentIDs []string  // it is bound to these; none means all of the account
+	IPAllow  []string  // prefixes that it may come from; none means anywhere
+	Expires  time.Time // zero means never
 }
 
 // Has reports whether the grant includes a scope.
@@ -66,5 +72,25 @@ func (g Grant) exceeds(wanted Grant) (field, what string) {
 			return "agentIds", id
 		}
 	}
+	if len(g.IPAllow) > 0 && len(wanted.IPAllow) == 0 {
+		return "ipAllow", "every address"
+	}
+	for _, network := range wanted.IPAllow {
+		if !g.allows(network) {
+			return "ipAllow", network
+		}
+	}
+	if !g.Expires.IsZero() && (wanted.Expires.IsZero() || wanted.Expires.After(g.Expires)) {
+		return "expiresAt", "it ends at " + g.Expires.UTC().Format(time.RFC3339)
+	}
 	return "", ""
+}
+
+// allows reports whether every address of a network may be come from.
+func (g Grant) allows(network string) bool {
+	inner, err := netip.ParsePrefix(network)
+	return len(g.IPAllow) == 0 || err == nil && slices.ContainsFunc(g.IPAllow, func(own string) bool {
+		outer, err := netip.ParsePrefix(own)
+		return err == nil && outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+	})
 }

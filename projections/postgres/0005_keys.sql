@@ -1,4 +1,4 @@
--- keys is filled by key.issued, key.rotated and key.revoked.
+-- keys is filled by key.issued, key.described, key.rotated and key.revoked.
 CREATE TABLE keys (
     public_id   text COLLATE "C" PRIMARY KEY,
     account     text COLLATE "C" NOT NULL,

@@ -27,7 +27,7 @@ func startNodes(t *testing.T) nodes {
 	root := bootstrap(t, engines)
 	n := nodes{projector: startNode(t, engines, "projector,sweeper")}
 	for i := range n.processes {
-		n.processes[i] = startNode(t, engines, "api")
+		n.processes[i] = startNode(t, engines, "api", []string{"NIDO_TRUSTED_PROXIES=", "NIDO_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8"}[i])
 		n.clients[i] = newClient(t, n.processes[i].base, root)
 	}
 	return n
@@ -227,6 +227,78 @@ func TestKeysAcrossNodes(t *testing.T) {
 		}
 		root.must(http.StatusNoContent, "DELETE", "/api/keys/"+first.ID, nil)
 		opens(http.StatusUnauthorized, fourth.Key)
+	})
+
+	t.Run("a key of some networks is held against whoever stands behind a proxy that is trusted", func(t *testing.T) {
+		var key keyView
+		n.clients[0].must(http.StatusCreated, "POST", "/api/keys", map[string]any{
+			"name": "office", "scopes": []string{"chat", "logs:read", "keys:write"}, "ipAllow": []string{"203.0.113.0/24", "2001:db8::/32"},
+		}).into(t, &key)
+		direct, behind := n.clients[0].with(key.Key), n.clients[1].with(key.Key)
+		for _, header := range [][]string{
+			{}, {"X-Forwarded-For", "203.0.113.9"}, {"Forwarded", "for=203.0.113.9"},
+		} {
+			if got := direct.must(http.StatusForbidden, "GET", "/api/me", nil, header...); got.code() != "ip_not_allowed" {
+				t.Errorf("%v: %s", header, got.body)
+			}
+		}
+		for _, header := range [][]string{
+			{"X-Forwarded-For", "198.51.100.1, 203.0.113.9, 10.3.4.5"}, {"Forwarded", `for=198.51.100.1, for="[2001:db8::9]:4711";proto=https`},
+		} {
+			behind.must(http.StatusOK, "GET", "/api/me", nil, header...)
+			behind.must(http.StatusOK, "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola"), header...)
+		}
+		for _, header := range [][]string{
+			{}, {"X-Forwarded-For", "203.0.113.9, 198.51.100.1"}, {"X-Forwarded-For", "203.0.113.9", "Forwarded", "for=198.51.100.1"}, {"X-Forwarded-For", "?"},
+		} {
+			behind.must(http.StatusForbidden, "GET", "/api/me", nil, header...)
+			behind.must(http.StatusForbidden, "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola"), header...)
+		}
+		office := []string{"X-Forwarded-For", "203.0.113.9"}
+		wider := map[string]any{"name": "anywhere", "scopes": []string{"chat"}}
+		if got := behind.must(http.StatusForbidden, "POST", "/api/keys", wider, office...); got.code() != "grant_exceeded" {
+			t.Errorf("%s", got.body)
+		}
+		wider["ipAllow"] = []string{"203.0.113.128/25"}
+		behind.must(http.StatusCreated, "POST", "/api/keys", wider, office...)
+		open := n.clients[0].issueKey("chat")
+		if got := behind.must(http.StatusForbidden, "POST", "/api/keys/"+open.ID+"/rotate", nil, office...); got.code() != "grant_exceeded" {
+			t.Errorf("%s", got.body)
+		}
+		await(t, 10*time.Second, "the client's address in the request log", func() bool {
+			var page struct{ Data []struct{ RequestID string } }
+			behind.must(http.StatusOK, "GET", "/api/logs?status=201&limit=1&keyId="+key.ID, nil, office...).into(t, &page)
+			if len(page.Data) == 0 {
+				return false
+			}
+			var line struct{ ClientIP string }
+			behind.must(http.StatusOK, "GET", "/api/logs/"+page.Data[0].RequestID, nil, office...).into(t, &line)
+			return line.ClientIP == "203.0.113.9"
+		})
+	})
+
+	t.Run("a key has a name and metadata, is bound to agents that there are, and can be called otherwise", func(t *testing.T) {
+		root := n.clients[0]
+		var key struct {
+			ID, Name string
+			AgentIds []string
+			Metadata map[string]string
+		}
+		_, stranger := root.customer("enterprise")
+		foreign := stranger.createAgent("Ajeno")
+		in := map[string]any{"name": "Sitio web", "scopes": []string{"chat"}, "agentIds": []string{agent.ID, foreign.ID}, "metadata": map[string]any{"team": "ventas"}}
+		if got := root.must(http.StatusBadRequest, "POST", "/api/keys", in); got.code() != "invalid_request" || !strings.Contains(string(got.body), "agentIds") {
+			t.Errorf("%s", got.body)
+		}
+		in["agentIds"] = []string{agent.ID}
+		root.must(http.StatusCreated, "POST", "/api/keys", in).into(t, &key)
+		root.must(http.StatusOK, "PATCH", "/api/keys/"+key.ID, map[string]any{"name": "Tienda"})
+		root.must(http.StatusOK, "PATCH", "/api/keys/"+key.ID, map[string]any{"metadata": map[string]any{"team": "sur", "ñ": "1"}})
+		n.clients[1].must(http.StatusOK, "GET", "/api/keys/"+key.ID, nil).into(t, &key)
+		if key.Name != "Tienda" || len(key.AgentIds) != 1 || key.Metadata["team"] != "sur" || key.Metadata["ñ"] != "1" {
+			t.Errorf("%+v", key)
+		}
+		stranger.must(http.StatusNotFound, "PATCH", "/api/keys/"+key.ID, map[string]any{"name": "mine"})
 	})
 
 	t.Run("a key says within a minute when it was last used", func(t *testing.T) {
