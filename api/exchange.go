@@ -37,6 +37,7 @@ type exchange struct {
 	failed  bool              // the turn had an end that was no reply
 	said    []byte            // of a stream: what the request log has as the answer
 	streams bool              // the answer is a stream
+	rest    func()            // of the answer, once the route's handler has returned; nil for nothing
 	record  projections.Request
 }
 

@@ -124,6 +124,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.management.ServeHTTP(capture, r)
 	}
+	if x.rest != nil {
+		x.rest()
+	}
 }
 
 // serve is the second part of the path, which every known route takes, and ends at the handler.
@@ -171,7 +174,7 @@ func (s *Server) deadline(w http.ResponseWriter, r *http.Request, op *operation)
 	// A response writer without deadlines belongs to a test: there is no connection to bound.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + 10*time.Second))
 	if op.chat || op.streams {
-		return context.WithCancel(r.Context())
+		return r.Context(), func() {} // which ends with the request, and its stream may outlast the handler
 	}
 	return context.WithTimeout(r.Context(), limit)
 }

@@ -33,7 +33,8 @@ type dialect interface {
 	end(end commands.TurnEnd) error
 }
 
-// stream sends a turn from an offset on until its end, or until its reader has gone.
+// stream sends a turn from an offset on until its end, or until its reader has gone. It does so when the route's handler has
+// returned: a stream that is held for minutes needs no router and no binding on its stack, which is half as large then.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) {
 	x := exchangeOf(r)
 	x.streams = true
@@ -46,13 +47,21 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, turn followed, f
 	header.Set("X-Accel-Buffering", "no") // nginx would hold the events back
 	header.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusOK)
-	if r.Method == http.MethodHead {
-		return
+	switch {
+	case r.Method == http.MethodHead:
+	case x.begun != nil: // somebody waits for how it ends
+		s.sendStream(w, r, turn, from, out)
+	default:
+		x.rest = func() { s.sendStream(w, r, turn, from, out) }
 	}
+}
+
+func (s *Server) sendStream(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) {
 	err := s.tell(w, r, turn, from, out)
 	if err == nil {
 		return
 	}
+	x := exchangeOf(r)
 	x.record.ErrorCode = "request_cancelled"
 	if errors.Is(err, os.ErrDeadlineExceeded) && turn.live != nil {
 		turn.live.Release()

@@ -152,7 +152,7 @@ func TestASilentStreamIsPinged(t *testing.T) {
 		r := withExchange(httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{})
 		recorder := httptest.NewRecorder()
 		turn := ofThisNode(live)
-		w.server.stream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
+		w.server.sendStream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
 		if pings := strings.Count(recorder.Body.String(), ": ping\n\n"); pings != 2 || !recorder.Flushed || !strings.Contains(recorder.Body.String(), "turn.completed") {
 			t.Errorf("%d pings in %s", pings, recorder.Body)
 		}
@@ -183,7 +183,7 @@ func TestASlowReaderIsLetGoOfAndItsTurnGoesOn(t *testing.T) {
 	r := withExchange(httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{})
 	turn := ofThisNode(live)
 	recorder := stalled{httptest.NewRecorder()}
-	w.server.stream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
+	w.server.sendStream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
 	if exchangeOf(r).record.ErrorCode != "request_cancelled" {
 		t.Errorf("noted as %q", exchangeOf(r).record.ErrorCode)
 	}

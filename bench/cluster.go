@@ -65,8 +65,9 @@ func (b *bench) reference(ctx context.Context, what, role string, args ...string
 	return p, nil
 }
 
-// upstreams are the mock provider at once and after 60 ms, and a proxy before each.
-type upstreams struct{ direct, proxy, slowDirect, slowProxy *process }
+// upstreams are the mock provider at once and after 60 ms, one that speaks 20 tokens 10 ms apart, one that says one a
+// second for hours, and a proxy before each.
+type upstreams struct{ direct, proxy, slowDirect, slowProxy, spoken, spokenProxy, held, heldProxy *process }
 
 func (b *bench) upstreams(ctx context.Context) (u upstreams, err error) {
 	if u.direct, err = b.reference(ctx, "direct", "direct"); err != nil {
@@ -78,7 +79,19 @@ func (b *bench) upstreams(ctx context.Context) (u upstreams, err error) {
 	if u.proxy, err = b.reference(ctx, "proxy", "proxy", "-upstream", u.direct.addr); err != nil {
 		return u, err
 	}
-	u.slowProxy, err = b.reference(ctx, "proxy 60 ms", "proxy", "-upstream", u.slowDirect.addr)
+	if u.slowProxy, err = b.reference(ctx, "proxy 60 ms", "proxy", "-upstream", u.slowDirect.addr); err != nil {
+		return u, err
+	}
+	if u.spoken, err = b.reference(ctx, "direct spoken", "direct", "-between", "10ms"); err != nil {
+		return u, err
+	}
+	if u.spokenProxy, err = b.reference(ctx, "proxy spoken", "proxy", "-upstream", u.spoken.addr); err != nil {
+		return u, err
+	}
+	if u.held, err = b.reference(ctx, "direct held", "direct", "-between", "1s", "-tokens", "3600"); err != nil {
+		return u, err
+	}
+	u.heldProxy, err = b.reference(ctx, "proxy held", "proxy", "-upstream", u.held.addr)
 	return u, err
 }
 
@@ -178,6 +191,8 @@ func (b *bench) providers(up upstreams) (string, error) {
 	content, err := json.Marshal(map[string]any{"providers": []provider{
 		{"openai", "http://" + up.direct.addr + "/v1", []string{"fast"}},
 		{"openai", "http://" + up.slowDirect.addr + "/v1", []string{"slow"}},
+		{"openai", "http://" + up.spoken.addr + "/v1", []string{"spoken"}},
+		{"openai", "http://" + up.held.addr + "/v1", []string{"held"}},
 		{"echo", "", []string{"echo"}},
 	}})
 	if err != nil {

@@ -30,6 +30,7 @@ type job struct {
 	Every                               int
 	Name                                string // begins every name
 	Want                                int    // the status of a success
+	First                               string // what the first token of a stream looks like; latencies end there
 }
 
 // measurement is what came of it. Latencies are in microseconds, from the intended start in an open loop.
@@ -141,13 +142,21 @@ func (w *worker) send(since time.Time) {
 	w.sent++
 	body := bytes.ReplaceAll([]byte(w.job.Body), []byte("{n}"), []byte(w.job.Name+"-"+strconv.Itoa(w.number)+"-"+strconv.Itoa(name)))
 	status, answer, err := w.wire.exchange(w.job, body)
+	now := time.Now()
+	if !w.wire.first.IsZero() {
+		now = w.wire.first
+	}
 	switch {
 	case err != nil:
 		w.fail(err.Error())
 	case status != w.job.Want:
 		w.fail(fmt.Sprintf("status %d: %s", status, answer[:min(len(answer), 300)]))
 	default:
-		w.latencies = append(w.latencies, time.Since(since).Microseconds())
+		if w.job.First != "" && w.wire.first.IsZero() {
+			w.fail("the stream ended without a token")
+			return
+		}
+		w.latencies = append(w.latencies, now.Sub(since).Microseconds())
 	}
 }
 

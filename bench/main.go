@@ -34,6 +34,7 @@ type settings struct {
 	rssLoad  time.Duration
 	rssHold  time.Duration
 	catchUp  int // turns that the projectors catch up with at least
+	streams  int // that are held at once
 	rows     []int
 	out      string
 	profile  string
@@ -50,6 +51,8 @@ var rows = []row{
 	{[]int{1, 2}, chatThroughput},
 	{[]int{3}, chatLatency},
 	{[]int{4}, chatHeld},
+	{[]int{5}, spokenStreams},
+	{[]int{6}, heldStreams},
 	{[]int{7}, memory},
 	{[]int{8}, createAgents},
 	{[]int{11}, lag},
@@ -81,6 +84,7 @@ func parse() settings {
 	flag.DurationVar(&s.rssLoad, "rss-load", time.Minute, "full load before memory is read")
 	flag.DurationVar(&s.rssHold, "rss-hold", 10*time.Minute, "how long memory has to stay flat under load afterwards")
 	flag.IntVar(&s.catchUp, "catch-up", 20_000, "chat turns in the log that the projectors catch up with")
+	flag.IntVar(&s.streams, "streams", 2000, "streams that row 6 holds at once")
 	flag.StringVar(&s.out, "out", "", "write the results as JSON to this file")
 	flag.StringVar(&s.profile, "profile", "", "let the node under test write a CPU profile to this file: the API node, or in rows 9 and 10 the projector; with one -row, since every node that starts writes it anew")
 	flag.BoolVar(&s.keepLogs, "v", false, "show what the nodes log")

@@ -30,6 +30,8 @@ func playRole(name string, args []string) {
 	listen := flags.String("listen", "", "")
 	upstream := flags.String("upstream", "", "")
 	delay := flags.Duration("delay", 0, "")
+	tokens := flags.Int("tokens", 0, "")
+	between := flags.Duration("between", 0, "")
 	_ = flags.Parse(args) // ExitOnError
 	var handler http.Handler
 	switch name {
@@ -42,8 +44,13 @@ func playRole(name string, args []string) {
 			log.Fatal("write the measurement: ", err)
 		}
 		return
+	case "hold":
+		if err := hold(os.Stdin, os.Stdout); err != nil {
+			log.Fatal(err)
+		}
+		return
 	case "direct":
-		handler = modeltest.NewHandler(modeltest.Options{FirstToken: *delay, Kept: -1})
+		handler = modeltest.NewHandler(modeltest.Options{FirstToken: *delay, BetweenTokens: *between, Tokens: *tokens, Kept: -1})
 	case "proxy":
 		target, err := url.Parse("http://" + *upstream)
 		if err != nil {
@@ -52,6 +59,7 @@ func playRole(name string, args []string) {
 		proxy := httputil.NewSingleHostReverseProxy(target)
 		// The default keeps two connections to a host, and so would measure connecting.
 		proxy.Transport = &http.Transport{MaxIdleConns: 1024, MaxIdleConnsPerHost: 1024, DisableCompression: true}
+		proxy.ErrorLog = log.New(io.Discard, "", 0) // streams that are let go of are no errors
 		handler = proxy
 	case "hello":
 		router := mux.NewRouter()

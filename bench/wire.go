@@ -23,6 +23,8 @@ type wire struct {
 	reader *bufio.Reader
 	out    []byte
 	answer bytes.Buffer
+	mark   []byte    // what the first token of a stream looks like
+	first  time.Time // when it was there
 }
 
 const exchangeTimeout = 30 * time.Second
@@ -36,6 +38,7 @@ func (w *wire) close() {
 
 // exchange sends a request and reads the answer, which is valid until the next one.
 func (w *wire) exchange(j *job, body []byte) (status int, answer []byte, err error) {
+	w.mark, w.first = []byte(j.First), time.Time{}
 	if w.conn == nil {
 		if w.conn, err = net.DialTimeout("tcp", w.addr, 5*time.Second); err != nil {
 			return 0, nil, err
@@ -115,6 +118,9 @@ func (w *wire) chunks() error {
 		}
 		if _, err := io.CopyN(&w.answer, w.reader, length); err != nil {
 			return err
+		}
+		if len(w.mark) > 0 && w.first.IsZero() && bytes.Contains(w.answer.Bytes(), w.mark) {
+			w.first = time.Now()
 		}
 		if _, err := w.reader.Discard(2); err != nil || length == 0 {
 			return err

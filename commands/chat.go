@@ -143,7 +143,7 @@ func (c *Chat) Begin(ctx context.Context, meta Meta, turn Turn) (*Live, error) {
 		defer stop(nil)
 		upstream, expire := context.WithTimeout(upstream, c.TotalTimeout)
 		defer expire()
-		said := generate(upstream, c.model, open.prompt, c.Clock, live.Say)
+		said := generate(upstream, c.model, open.takePrompt(), c.Clock, live.Say)
 		if <-accepted {
 			c.finish(background, open, live, said)
 		}
@@ -161,6 +161,7 @@ func (c *Chat) Begin(ctx context.Context, meta Meta, turn Turn) (*Live, error) {
 		}
 		return nil, err
 	}
+	open.decision.Commit.Events, open.decision.Events = nil, nil // the log has them
 	c.turns.add(live)
 	live.open(background, c.keeper, turn.Streamed)
 	accepted <- true
@@ -174,7 +175,8 @@ type opening struct {
 	id       string // of the turn
 	stream   string // the stream's name
 	key      DataKey
-	prompt   Prompt
+	model    string
+	prompt   Prompt // until it is sent
 	decision Decision[conversation.Event, conversation.State]
 }
 
@@ -204,7 +206,17 @@ func (c *Chat) prepare(ctx context.Context, meta Meta, turn Turn) (*opening, err
 	if err == nil && open.decision.Settled() {
 		return nil, ErrStale // committed before: the caller's next look finds the turn
 	}
+	// A turn may last minutes, and there may be thousands of them: what the prompt was made from is not needed any more.
+	open.model = open.prompt.Model
+	open.turn = Turn{Conversation: turn.Conversation, AgentID: turn.AgentID, Streamed: turn.Streamed}
 	return open, err
+}
+
+// takePrompt hands the prompt to the only one who needs it, for as long as they do.
+func (o *opening) takePrompt() Prompt {
+	prompt := o.prompt
+	o.prompt = Prompt{}
+	return prompt
 }
 
 func (c *Chat) receive(open *opening) (conversation.Receive, error) {

@@ -145,7 +145,7 @@ func over(err error) bool {
 // may still be on its way to the fold; so it is looked for until the turn's deadline, when any sweeper may end it.
 func (c *Chat) abandon(ctx context.Context, open *opening) {
 	end := conversation.Fail{ReplyFailed: conversation.ReplyFailed{
-		Turn: open.id, Message: open.replyID(), Model: open.prompt.Model, Code: Interrupted,
+		Turn: open.id, Message: open.replyID(), Model: open.model, Code: Interrupted,
 		At: c.Clock().UTC().Truncate(time.Microsecond),
 	}}
 	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {

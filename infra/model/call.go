@@ -52,7 +52,7 @@ func (u *upstream) Complete(ctx context.Context, prompt commands.Prompt) iter.Se
 		calling, cancel := context.WithCancel(ctx)
 		defer cancel() // closes the connection of a call that is still under way
 		reply := &reply{
-			yield: yield, model: prompt.Model, limit: u.config.MaxReplyBytes,
+			yield: yield, sent: func() { prompt.Messages, prompt.Instructions = nil, "" }, model: prompt.Model, limit: u.config.MaxReplyBytes,
 			first: u.config.FirstTokenTimeout, idle: u.config.IdleTimeout,
 			patience: time.AfterFunc(u.config.FirstTokenTimeout, cancel), deadline: time.Now().Add(u.config.FirstTokenTimeout),
 		}
@@ -74,6 +74,7 @@ func (u *upstream) Complete(ctx context.Context, prompt commands.Prompt) iter.Se
 // reply is what has come of a reply so far.
 type reply struct {
 	yield   func(commands.Chunk, error) bool
+	sent    func()              // lets go of the prompt, which is not sent again once there is text
 	model   string              // what the provider says answers
 	finish  conversation.Finish // why it ends, once the provider says
 	size    int                 // bytes of text
@@ -108,6 +109,9 @@ func (r *reply) tell(text string, usage *conversation.Usage) error {
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	if r.size += len(text); r.size > r.limit {
 		return replyTooLarge()
+	}
+	if r.size > 0 {
+		r.sent()
 	}
 	r.patience.Stop()
 	left := r.idle

@@ -20,7 +20,10 @@ type eventReader struct {
 
 const keptBuffer = 16 << 10 // bytes; what grew larger is not kept for the next call
 
-var eventReaders = sync.Pool{New: func() any { return &eventReader{lines: bufio.NewReader(nil)} }}
+// lineBuffer is what each reply under way holds; most lines are shorter.
+const lineBuffer = 1 << 10
+
+var eventReaders = sync.Pool{New: func() any { return &eventReader{lines: bufio.NewReaderSize(nil, lineBuffer)} }}
 
 func newEventReader(body io.Reader, limit int) *eventReader {
 	r := eventReaders.Get().(*eventReader)

@@ -7,15 +7,16 @@ package model
 // makes of the same streams).
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/nidohq/nido/commands"
 )
@@ -88,10 +89,12 @@ func (o *openAI) attempt(ctx context.Context, sender *sender, prompt commands.Pr
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, o.url, bytes.NewReader(body))
+	sent := &outgoing{text: body}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, o.url, sent.reader())
 	if err != nil {
 		return fmt.Errorf("build the request: %w", err)
 	}
+	request.ContentLength, request.GetBody = int64(len(body)), sent.again
 	request.Header = http.Header{
 		"Content-Type": {"application/json"}, "Accept": {"text/event-stream, application/json"}, "User-Agent": {"nido"},
 	}
@@ -103,11 +106,54 @@ func (o *openAI) attempt(ctx context.Context, sender *sender, prompt commands.Pr
 		return err
 	}
 	defer response.Body.Close()
+	sent.drop()
 	if isJSON(response.Header) {
 		return readCompletion(response.Body, sender.maxEvent, reply)
 	}
 	return readCompletionStream(response.Body, sender.maxEvent, reply)
 }
+
+// outgoing is a request's body. The client keeps the request until the reply has ended, which may be minutes; the body, which
+// holds the whole conversation, is let go of when there is a reply.
+type outgoing struct {
+	mu   sync.Mutex // the client may ask for it again from another goroutine
+	text []byte
+}
+
+var errReplied = errors.New("the request has been answered")
+
+func (o *outgoing) again() (io.ReadCloser, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.text == nil {
+		return nil, errReplied
+	}
+	return &outgoingReader{left: o.text}, nil
+}
+
+func (o *outgoing) reader() io.ReadCloser { return &outgoingReader{left: o.text} }
+
+func (o *outgoing) drop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = nil
+}
+
+// outgoingReader lets go of what it has handed out.
+type outgoingReader struct{ left []byte }
+
+// Read implements io.Reader.
+func (r *outgoingReader) Read(p []byte) (int, error) {
+	n := copy(p, r.left)
+	if r.left = r.left[n:]; len(r.left) == 0 {
+		r.left = nil
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (r *outgoingReader) Close() error { return nil }
 
 // isJSON says whether a server answered with one document although a stream was asked for.
 func isJSON(header http.Header) bool {

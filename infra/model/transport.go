@@ -24,7 +24,11 @@ func newTransport(c Config) *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true, // a compressed stream arrives in lumps
+		// Each call holds one of both while its reply comes. A token's event is a few hundred bytes, and what is larger passes
+		// by the buffer anyway; most requests are one write.
+		ReadBufferSize:     1 << 10,
+		WriteBufferSize:    2 << 10,
+		DisableCompression: true, // a compressed stream arrives in lumps
 		// One HTTP/2 connection carries many calls: a dead one must not hold them all until they run out of patience.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 	}

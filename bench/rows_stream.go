@@ -1,0 +1,169 @@
+//go:build linux
+
+package main
+
+// This file is the rows about streams: what one costs, how soon its first token is there, and what it holds while it
+// waits for the next.
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// What the first token looks like.
+const (
+	firstOfProvider = `"content":"word`
+	firstOfNido     = "event: message.delta"
+)
+
+// said is a completion that is asked of the mock or of the proxy as a stream.
+func (b *bench) said(p *process) job {
+	job := b.bare(p)
+	job.Body = job.Body[:len(job.Body)-1] + `,"stream":true,"stream_options":{"include_usage":true}}`
+	job.First = firstOfProvider
+	return job
+}
+
+// stream is a message to an agent whose reply is streamed.
+func (b *bench) stream(c *cluster, agent string) job {
+	job := b.chat(c, agent)
+	job.Body, job.First = `{"query":"`+message+`","streaming":true}`, firstOfNido
+	return job
+}
+
+// spokenStreams is row 5: streams of 20 tokens, 10 ms apart.
+func spokenStreams(ctx context.Context, b *bench) error {
+	b.say("row 5: streams of 20 tokens, 10 ms apart")
+	c, err := b.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	up, err := b.upstreams(ctx)
+	if err != nil {
+		return err
+	}
+	agent, err := c.createAgent(ctx, "spoken")
+	if err != nil {
+		return err
+	}
+	// The least that a durable message costs: one commit on one stream, which nobody else is on.
+	configure := job{
+		Addr: c.api.addr, Method: http.MethodPatch, Path: "/api/agents/" + c.fast, Key: c.key, Body: `{"metadata":{"n":"{n}"}}`, Count: 200,
+	}
+	var added, addedByProxy, beyond, commits, proxyCosts, costs []float64
+	for round := -1; round < b.rounds; round++ {
+		commit, err := b.measure(ctx, configure, 1)
+		if err != nil {
+			return err
+		}
+		// One at a time for what is added, since one that waits for a core says nothing about the way.
+		var p50, cost [3]float64
+		for i, what := range []struct {
+			p   *process
+			job job
+		}{{up.spoken, b.said(up.spoken)}, {up.spokenProxy, b.said(up.spokenProxy)}, {c.api, b.stream(c, agent)}} {
+			alone, err := b.measure(ctx, what.job, 1)
+			if err != nil {
+				return err
+			}
+			_, cost[i], err = b.costed(ctx, what.p, what.job, 64)
+			if err != nil {
+				return err
+			}
+			p50[i] = alone.P50
+		}
+		if round < 0 {
+			continue // the first warms up
+		}
+		commits, addedByProxy, added = append(commits, commit.P50), append(addedByProxy, p50[1]-p50[0]), append(added, p50[2]-p50[0])
+		beyond = append(beyond, p50[2]-p50[0]-commit.P50-(p50[1]-p50[0]))
+		proxyCosts, costs = append(proxyCosts, cost[1]), append(costs, cost[2])
+	}
+	b.results.add(5, "one commit alone (configure agent): p50", "ms", commits...)
+	b.results.add(5, "proxy: time to first token added, p50", "ms", addedByProxy...)
+	b.results.add(5, "nido: time to first token added, p50", "ms", added...)
+	b.results.add(5, "nido: added beyond one commit and the proxy's", "ms", beyond...).atMost(1)
+	b.results.add(5, "proxy: CPU per 10,000 streams", "s", proxyCosts...)
+	b.results.add(5, "nido: CPU per 10,000 streams", "s", costs...)
+	b.results.add(5, "nido: CPU per stream over proxy", "×", over(costs, proxyCosts)...).atMost(1.5)
+	return nil
+}
+
+// heldStreams is row 6: what a stream holds that says one token a second.
+func heldStreams(ctx context.Context, b *bench) error {
+	b.say("row 6: %d streams are held, one token a second each", b.streams)
+	c, err := b.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	up, err := b.upstreams(ctx)
+	if err != nil {
+		return err
+	}
+	agent, err := c.createAgent(ctx, "held")
+	if err != nil {
+		return err
+	}
+	// What a node needs once it has worked at all is not the streams'.
+	if _, err := b.measure(ctx, b.chat(c, c.fast), 64); err != nil {
+		return err
+	}
+	for _, what := range []struct {
+		name string
+		p    *process
+		job  job
+		goal float64
+	}{{"proxy", up.heldProxy, b.said(up.heldProxy), 0}, {"nido", c.api, b.stream(c, agent), 60}} {
+		grown, cpu, err := b.held(ctx, what.p, what.job)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what.name, err)
+		}
+		line := b.results.add(6, what.name+": resident per held stream", "KB", grown/1000)
+		if what.goal > 0 {
+			line.atMost(what.goal)
+		}
+		b.results.add(6, what.name+": CPU per 10,000 tokens", "s", cpu)
+	}
+	return nil
+}
+
+// held holds streams until the process has been through what their beginning left behind, and returns by how much it
+// has grown for each, and what it spends on 10,000 tokens.
+func (b *bench) held(ctx context.Context, p *process, job job) (grown, cpu float64, err error) {
+	before, err := p.rss()
+	if err != nil {
+		return 0, 0, err
+	}
+	b.count++
+	job.Name = fmt.Sprintf("b%x-%d", b.results.Began.Unix(), b.count)
+	job.Connections, job.Rate = b.streams, 200
+	streams, err := holdStreams(ctx, job)
+	if err != nil {
+		return 0, 0, err
+	}
+	from, err := p.cpu()
+	if err == nil {
+		span := max(5*b.span, 10*time.Second)
+		select {
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-time.After(span):
+		}
+		var to time.Duration
+		var after int64
+		if err == nil {
+			to, err = p.cpu()
+			cpu = (to - from).Seconds() / (span.Seconds() * float64(b.streams)) * 10_000
+		}
+		if err == nil {
+			after, err = p.rss()
+			grown = float64(after-before) / float64(b.streams)
+		}
+	}
+	if ended := streams.release(); err == nil {
+		err = ended
+	}
+	return grown, cpu, err
+}
