@@ -72,7 +72,7 @@ var catalogue = []Entry{
 	{"account_exists", http.StatusConflict, ConflictError, false, "This account has been opened already.", "Esta cuenta ya fue abierta.",
 		"Read it instead."},
 	{"conversation_busy", http.StatusConflict, ConflictError, true, "The agent is still answering the message before.", "El agente todavía está respondiendo el mensaje anterior.",
-		"Send the message again once the reply before has come."},
+		"Send the message again once the reply before has come, or with `\"onBusy\": \"queue\"`, which lets it wait: for 60 seconds, with at most 15 others."},
 	{"turn_closed", http.StatusConflict, ConflictError, false, "This turn has ended already.", "Este turno ya terminó.",
 		"Read the conversation's messages."},
 	{"conflict", http.StatusConflict, ConflictError, true, "Other changes kept coming first.", "Otros cambios llegaron primero.",

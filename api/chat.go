@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/projections"
 )
@@ -24,6 +25,7 @@ type ChatRequest struct {
 	ConversationID *string   `json:"conversationId,omitempty"`
 	Streaming      *bool     `json:"streaming,omitempty"`
 	OnDisconnect   *string   `json:"onDisconnect,omitempty"`
+	OnBusy         *string   `json:"onBusy,omitempty"`
 	Metadata       *Metadata `json:"metadata,omitempty"`
 }
 
@@ -31,6 +33,8 @@ type ChatRequest struct {
 type Turns interface {
 	// Begin returns once the message has been accepted; commands.ErrStale asks for another look and another try.
 	Begin(ctx context.Context, meta commands.Meta, turn commands.Turn) (*commands.Live, error)
+	// Queue takes a place before a busy conversation, or refuses.
+	Queue(ctx context.Context, conversation domain.StreamID) (*commands.Waiter, error)
 	// Running returns a turn that runs on this node, nil if it does not.
 	Running(turn string) *commands.Live
 }
@@ -79,7 +83,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 	turn, err := s.begin(r, to, or(in.ConversationID, x.inputs.ID("conv")), commands.Turn{
 		Text: or(in.Message, or(in.Query, "")), Metadata: or(in.Metadata, nil), Streamed: streamed,
 		Continue: or(in.OnDisconnect, "cancel") == "continue" || r.Header.Get(idempotencyHeader) != "",
-	})
+	}, or(in.OnBusy, "refuse") == "queue")
 	switch {
 	case err != nil:
 		s.refuse(w, r, err)
@@ -94,10 +98,16 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 	}
 }
 
-// begin asks and opens the turn, again where others' commits came in between. Where the same request opened it before,
-// it is that turn which is followed.
-func (s *Server) begin(r *http.Request, to projections.Admission, conversation string, turn commands.Turn) (followed, error) {
+// begin asks and opens the turn, again where others' commits came in between, and where it is to wait while another one is
+// open. Where the same request opened it before, it is that turn which is followed.
+func (s *Server) begin(r *http.Request, to projections.Admission, conversation string, turn commands.Turn, waits bool) (followed, error) {
 	x := exchangeOf(r)
+	var waiter *commands.Waiter
+	defer func() {
+		if waiter != nil {
+			waiter.Leave(r.Context())
+		}
+	}()
 	to.PublicID, to.Mac, to.Command = x.key.PublicID, s.config.Keyring.Index(conversation), x.inputs.Command("receive")
 	for attempt := 1; ; attempt++ {
 		admitted, err := s.admitted(r, to)
@@ -128,10 +138,37 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 			x.refused = false
 			return ofThisNode(live), nil
 		}
-		if attempt == maxTurnAttempts || !errors.Is(err, commands.ErrStale) {
+		switch {
+		case waits && isBusy(err):
+			if waiter, err = s.wait(r, waiter, admitted.Stream); err != nil {
+				return followed{}, err
+			}
+			attempt = 0
+		case attempt == maxTurnAttempts || !errors.Is(err, commands.ErrStale):
 			return followed{}, err
 		}
 	}
+}
+
+// isBusy reports whether another turn is open.
+func isBusy(err error) bool {
+	refusal, ok := errors.AsType[*domain.Refusal](err)
+	return ok && refusal.Code == "conversation_busy"
+}
+
+// wait holds a message back until its conversation may be free. It was counted when it came, and not again; whether its key
+// is still good is asked again when it goes on, and its time is that at which it goes on, from which its turn's runs.
+func (s *Server) wait(r *http.Request, waiter *commands.Waiter, conversation domain.StreamID) (_ *commands.Waiter, err error) {
+	if waiter == nil {
+		if waiter, err = s.config.Turns.Queue(r.Context(), conversation); err != nil {
+			return nil, err
+		}
+	}
+	if err := waiter.Await(r.Context()); err != nil {
+		return waiter, err
+	}
+	exchangeOf(r).inputs.Now = s.config.Clock().UTC().Truncate(time.Microsecond)
+	return waiter, nil
 }
 
 // reply waits for the turn's end. A client that goes away ends the turn by itself, or wants it to go on.

@@ -279,3 +279,60 @@ func TestAnAgentIsAModelByItsSlugAndItsID(t *testing.T) {
 	bound := w.key([]apikey.Scope{apikey.Chat}, func(c *projections.Caller) { c.AgentIDs = []string{"agt_2"} })
 	w.refused(w.do(request{method: "GET", path: "/openai/v1/models/ventas", key: bound}), 403, "agent_not_allowed")
 }
+
+func TestAMessageWaitsForItsConversationWhereItAsksTo(t *testing.T) {
+	w := newWorld(t)
+	key := w.key(accountScopes)
+	busyTimes := func(n int) {
+		w.turns, w.counted = nil, nil
+		w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
+			if len(w.turns) <= n {
+				return commands.Reply{}, domain.Refuse("conversation_busy", "busy")
+			}
+			return commands.Reply{ConversationID: turn.Conversation, MessageID: "msg_1", CreatedAt: noon}, nil
+		}
+	}
+	for name, in := range map[string]request{
+		"by id":     {path: "/api/v2/agent/agt_1/chat", body: `{"query":"a","onBusy":"queue","conversationId":"c1"}`},
+		"by host":   {path: "/api/v1/chat", host: "ventas.nido.test", body: `{"message":"a","onBusy":"queue"}`},
+		"streaming": {path: "/api/v1/chat/stream", host: "ventas.nido.test", body: `{"message":"a","onBusy":"queue"}`},
+		"once":      {path: "/api/v2/agent/agt_1/chat", body: `{"query":"a","onBusy":"queue"}`, header: map[string]string{"Idempotency-Key": "k1"}},
+		"OpenAI":    {path: "/openai/v1/chat/completions", body: `{"model":"ventas","messages":[{"role":"user","content":"a"}],"metadata":{"conversation_id":"c1","on_busy":"queue","team":"x"}}`},
+	} {
+		in.method, in.key = "POST", key
+		busyTimes(7) // oftener than a turn is tried
+		answer := w.do(in)
+		if answer.Code != 200 || len(w.turns) != 8 || len(w.counted) != 1 {
+			t.Errorf("%s: %d after %d tries, counted %d times: %s", name, answer.Code, len(w.turns), len(w.counted), answer.Body)
+		}
+		if kept := w.turns[0].Metadata; kept["on_busy"] != "" {
+			t.Errorf("%s: kept with the conversation: %v", name, kept)
+		}
+	}
+	chat := request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a","onBusy":"queue"}`, key: key}
+	busyTimes(1)
+	w.places.full = true
+	w.refused(w.do(chat), 409, "conversation_busy")
+	w.places.full = false
+
+	// Its key may have been revoked while it waited.
+	w.turns = nil
+	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
+		for id, caller := range w.callers {
+			caller.RevokedAt = new(noon)
+			w.callers[id] = caller
+		}
+		return commands.Reply{}, domain.Refuse("conversation_busy", "busy")
+	}
+	w.refused(w.do(chat), 401, "revoked_api_key")
+	if len(w.turns) != 1 {
+		t.Errorf("it was tried %d times", len(w.turns))
+	}
+	key = w.key(accountScopes)
+	w.refused(w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a","onBusy":"wait"}`, key: key}), 400, "invalid_request")
+	w.refused(w.do(request{method: "POST", path: "/openai/v1/chat/completions", key: key, body: `{"model":"ventas","messages":[{"role":"user","content":"a"}],"metadata":{"on_busy":"wait"}}`}), 400, "invalid_request")
+	w.line.Close()
+	busyTimes(1)
+	chat.key = key
+	w.refused(w.do(chat), 503, "unavailable")
+}

@@ -43,6 +43,9 @@ type CompletionText struct {
 // conversationOf is the metadata by which a client names a conversation.
 const conversationOf = "conversation_id"
 
+// onBusyOf is the metadata by which a client says what becomes of a message while another turn of its conversation is open.
+const onBusyOf = "on_busy"
+
 var conversationID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 
 // ChatCompletionOnHost implements ServerInterface.
@@ -91,7 +94,7 @@ func (s *Server) completion(w http.ResponseWriter, r *http.Request, whom func(Co
 	if id == "" {
 		id = x.inputs.ID("conv")
 	}
-	begun, err := s.begin(r, to, id, turn)
+	begun, err := s.begin(r, to, id, turn, in.Metadata[onBusyOf] == "queue")
 	switch {
 	case err != nil:
 		s.refuse(w, r, asModel(err, x))
@@ -142,7 +145,7 @@ func (in CompletionRequest) turn() (commands.Turn, error) {
 	}
 	turn.Text, turn.Instructions = said[last].Text, strings.Join(instructions, "\n\n")
 	for name, value := range in.Metadata {
-		if name != conversationOf {
+		if name != conversationOf && name != onBusyOf {
 			turn.Metadata[name] = value
 		}
 	}
@@ -152,6 +155,9 @@ func (in CompletionRequest) turn() (commands.Turn, error) {
 	named, isNamed := in.Metadata[conversationOf]
 	if isNamed && !conversationID.MatchString(named) {
 		return turn, invalid("metadata."+conversationOf, "A conversation's id matches "+conversationID.String()+".", "El id de una conversación cumple "+conversationID.String()+".")
+	}
+	if onBusy, said := in.Metadata[onBusyOf]; said && onBusy != "queue" && onBusy != "refuse" {
+		return turn, invalid("metadata."+onBusyOf, "on_busy is queue or refuse.", "on_busy es queue o refuse.")
 	}
 	if !isNamed || last > 0 {
 		turn.Given = append([]commands.Message{}, said[:last]...)

@@ -169,7 +169,7 @@ var errClosed = errors.New("the node does not serve this, or not yet")
 func (s *Server) deadline(w http.ResponseWriter, r *http.Request, op *operation) (context.Context, context.CancelFunc) {
 	limit := s.config.RouteTimeout
 	if op.chat || op.streams {
-		limit = s.config.ChatTimeout
+		limit = s.config.ChatTimeout + commands.LinePatience // a turn may have to wait before it begins
 	}
 	// A response writer without deadlines belongs to a test: there is no connection to bound.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + 10*time.Second))

@@ -53,6 +53,8 @@ type world struct {
 	watched   []commands.DayCount
 	found     map[string]projections.Turn
 	pieces    map[string][]commands.TurnPiece
+	places    freePlaces
+	line      *commands.Line
 	fail      error // what every command answers
 	kept      map[string]*keptAnswer
 	panics    bool
@@ -83,6 +85,7 @@ func newWorld(t *testing.T) *world {
 		}
 		return verdict
 	}
+	w.line = commands.NewLine(commands.LineConfig{Places: &w.places, OpenTurns: &w.places, Logger: slog.New(slog.DiscardHandler)})
 	server, err := New(Config{
 		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),

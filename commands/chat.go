@@ -34,6 +34,7 @@ type ChatConfig struct {
 	TotalTimeout time.Duration // of a turn; past it anybody may end it. Default 5 minutes
 	EndTimeout   time.Duration // for getting an end accepted while the client waits. Default 15 seconds
 	Texts        TurnTexts     // where streamed text is kept before it is shown; nil shows it unkept
+	Line         *Line         // where messages wait for busy conversations; nil lets none wait
 	Clock        Clock         // default time.Now
 	Logger       *slog.Logger
 }
@@ -65,6 +66,14 @@ func NewChat(config ChatConfig, store Store, keyring Keyring, model Model) *Chat
 		handler:    Handler[conversation.Command, conversation.Event, conversation.State]{Store: store, Aggregate: conversation.Aggregate},
 		keyring:    keyring, model: model, keeper: newKeeper(config.Texts, config.Logger), turns: newTurns(), closings: &closings{cancels: map[int]context.CancelFunc{}},
 	}
+}
+
+// Queue takes a place before a busy conversation. It returns a *domain.Refusal (conversation_busy) where there is none.
+func (c *Chat) Queue(ctx context.Context, conversation domain.StreamID) (*Waiter, error) {
+	if c.Line == nil {
+		return nil, domain.Refuse("conversation_busy", "the agent is still answering the message before; try again when it has")
+	}
+	return c.Line.Enter(ctx, conversation)
 }
 
 // Turn is a message and everything that one query knew about where it goes.

@@ -36,6 +36,9 @@ func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said gener
 		Usage: said.usage, Finish: said.finish, FirstReply: said.first, CreatedAt: endedAt(end), DataKey: open.key,
 	}
 	c.turns.drop(live)
+	if c.Line != nil {
+		c.Line.Freed(c.handler.Aggregate.Stream(open.stream))
+	}
 	switch refusal, refused := errors.AsType[*domain.Refusal](err); {
 	case refused && refusal.Code == ErasedConversation:
 		live.close(reply, &ModelError{Code: ErasedConversation, Err: err})
@@ -205,9 +208,12 @@ func (c *closings) start(ctx context.Context, limit time.Duration, work func(con
 // errStopping is the cancellation cause of turns that outlast the process.
 var errStopping = errors.New("the process stops")
 
-// Drain waits until no turn is running. When the context ends, it ends those that are left as interrupted, so that
+// Drain sends away who waits for a conversation, and waits until no turn is running. When the context ends, it ends those that are left as interrupted, so that
 // whoever follows them is told.
 func (c *Chat) Drain(ctx context.Context) {
+	if c.Line != nil {
+		c.Line.Close()
+	}
 	for _, live := range c.turns.all() {
 		select {
 		case <-live.over:
@@ -226,6 +232,9 @@ func (c *Chat) Drain(ctx context.Context) {
 
 // Close gives up the ends that are still being tried and waits for that; the sweeper takes over.
 func (c *Chat) Close() {
+	if c.Line != nil {
+		c.Line.Close()
+	}
 	c.closings.mu.Lock()
 	c.closings.closed = true
 	for _, cancel := range c.closings.cancels {

@@ -5,6 +5,7 @@ package projections
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -83,6 +84,24 @@ func (f *turnsFold) write(batch *pgx.Batch) {
 	if len(opened) > 0 {
 		batch.Queue(upsert, opened, turns, boots, received, deadlines)
 	}
+}
+
+// Busy returns those of the conversations in which a turn is open.
+func (c Conversations) Busy(ctx context.Context, conversations []domain.StreamID) ([]domain.StreamID, error) {
+	const query = `SELECT stream FROM turns WHERE stream = ANY($1)`
+	names := make([]string, len(conversations))
+	for i, conversation := range conversations {
+		names[i] = clean(conversation)
+	}
+	rows, err := c.pool.Query(ctx, query, names)
+	if err != nil {
+		return nil, fmt.Errorf("list the busy conversations: %w", err)
+	}
+	busy, err := pgx.CollectRows(rows, pgx.RowTo[domain.StreamID])
+	if err != nil {
+		return nil, fmt.Errorf("list the busy conversations: %w", err)
+	}
+	return busy, nil
 }
 
 // OpenTurn is a received message that has no end yet.

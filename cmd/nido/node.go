@@ -59,6 +59,7 @@ type node struct {
 	admission   *admission.Admission
 	keyUses     *postgres.KeyUses
 	texts       *postgres.TurnTexts
+	waiters     *postgres.Waiters
 	queue       *requestlog.Queue
 
 	accounts      *commands.Accounts
@@ -122,6 +123,7 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	n.texts = postgres.NewTurnTexts(n.pool)
+	n.waiters = postgres.NewWaiters(n.pool)
 	generation, err := postgres.Generation(ctx, n.pool, clickhouseReadModels)
 	if err != nil {
 		return err
@@ -173,6 +175,7 @@ func (n *node) wireCommands() (err error) {
 	}
 	n.chat = commands.NewChat(commands.ChatConfig{
 		Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Texts: n.texts, Logger: n.log,
+		Line: commands.NewLine(commands.LineConfig{Places: n.waiters, OpenTurns: projections.NewConversations(n.pool), Logger: n.log}),
 	}, store, n.keyring, n.models)
 	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)

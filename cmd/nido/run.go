@@ -279,6 +279,9 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		if _, err := n.admission.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "old counters not dropped", "error", err)
 		}
+		if _, err := n.waiters.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "places of dead nodes' waiters not dropped", "error", err)
+		}
 		if _, err := n.texts.Sweep(ctx, textAge(n.settings.TurnTimeout)); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "text of ended turns not dropped", "error", err)
 		}
