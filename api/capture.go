@@ -39,7 +39,7 @@ func (s *Server) startCapture(w http.ResponseWriter, r *http.Request, x *exchang
 	x.record = projections.Request{
 		ID: x.id, At: now, Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery,
 		ClientRequestID: short(r.Header.Get("X-Request-Id")), RemoteIP: addressText(x.client), UserAgent: short(r.UserAgent()),
-		Trace: traceparent(r.Header),
+		Trace: traceOf(r),
 	}
 	return &capture{ResponseWriter: w, server: s, request: r, x: x, started: time.Now()}
 }
@@ -70,6 +70,7 @@ func (c *capture) Write(part []byte) (int, error) {
 
 // finish hands the line over. A request of which nobody knows whose it is has no reader, and is not kept.
 func (c *capture) finish() {
+	c.observe()
 	record, op := &c.x.record, c.x.op
 	if record.Account == "" || op == nil {
 		return

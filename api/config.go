@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config is everything that the API needs.
@@ -30,7 +32,11 @@ type Config struct {
 	Open func() bool
 	// Clock tells the time. Default time.Now.
 	Clock func() time.Time
-	// Logger takes what goes wrong. Required.
+	// Observer is told of requests. Default nobody.
+	Observer Observer
+	// Tracer begins a span for each request. Default none.
+	Tracer trace.Tracer
+	// Logger takes what goes wrong. It finds a request's id in the context, by RequestIDOf. Required.
 	Logger *slog.Logger
 
 	// The write side. All required.
@@ -105,6 +111,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
+	}
+	if c.Observer == nil {
+		c.Observer = nobody{}
+	}
+	if c.Tracer == nil {
+		c.Tracer = noTracer
 	}
 	return c
 }

@@ -58,7 +58,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, value
 	encoder := json.NewEncoder(&body)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(value); err != nil {
-		s.logger.ErrorContext(r.Context(), "answer not encoded", "request", exchangeOf(r).id, "error", err)
+		s.logger.ErrorContext(r.Context(), "answer not encoded", "error", err)
 		status, body = http.StatusInternalServerError, bytes.Buffer{}
 	}
 	s.send(w, r, status, body.Bytes())
@@ -70,7 +70,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, status int, body [
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil && r.Method != http.MethodHead {
-		s.logger.DebugContext(r.Context(), "answer not sent", "request", exchangeOf(r).id, "error", err)
+		s.logger.DebugContext(r.Context(), "answer not sent", "error", err)
 	}
 }
 

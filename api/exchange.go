@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/apikey"
@@ -39,6 +41,7 @@ type exchange struct {
 	streams bool              // the answer is a stream
 	rest    func()            // of the answer, once the route's handler has returned; nil for nothing
 	record  projections.Request
+	span    trace.Span // the request's part of a trace
 }
 
 type exchangeKey struct{}
@@ -55,7 +58,7 @@ func (x *exchange) meta(r *http.Request) commands.Meta {
 	return commands.Meta{
 		Account: x.caller.Account,
 		Actor:   domain.Actor{Kind: "key", ID: x.caller.PublicID},
-		Trace:   traceparent(r.Header),
+		Trace:   traceOf(r),
 		Inputs:  x.inputs,
 	}
 }

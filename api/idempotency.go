@@ -75,9 +75,8 @@ func (a *attempt) settle(what func(ctx context.Context, account, caller, key str
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), settleTimeout)
 	defer cancel()
 	if err := do(ctx); err != nil {
-		id := exchangeOf(a.r).id
-		a.server.logger.WarnContext(ctx, "answer to an idempotent request not settled; trying again", "request", id, "error", err)
-		go a.server.settleLater(context.WithoutCancel(ctx), id, do)
+		a.server.logger.WarnContext(ctx, "answer to an idempotent request not settled; trying again", "error", err)
+		go a.server.settleLater(context.WithoutCancel(ctx), do)
 	}
 }
 
@@ -140,13 +139,13 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 
 // settleLater tries until it succeeds: the store comes back, and then the client's repetition must find the answer, or
 // be let in. A node that ends before leaves its requests to whoever gets the repetition.
-func (s *Server) settleLater(ctx context.Context, request string, do func(ctx context.Context) error) {
+func (s *Server) settleLater(ctx context.Context, do func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
 	for pause := settleFirst; ; pause = min(2*pause, settleMax) {
 		select {
 		case <-ctx.Done():
-			s.logger.ErrorContext(ctx, "answer to an idempotent request never settled", "request", request)
+			s.logger.ErrorContext(ctx, "answer to an idempotent request never settled")
 			return
 		case <-time.After(pause):
 		}

@@ -1318,8 +1318,22 @@ type Ready struct {
 	// Parts What each part of the installation says; `ok` where it works.
 	//
 	// Examples: {"clickhouse":"not reachable","kafka":"ok","postgres":"ok"}
-	Parts  map[string]string `json:"parts"`
-	Status ReadyStatus       `json:"status"`
+	Parts map[string]string `json:"parts"`
+
+	// Projectors How far each projector is behind the log, whichever node it runs on: `postgres` folds what the API answers from, `clickhouse` what statistics are made of, `requests` fills the request log. One whose lag this node cannot find out is absent; where only its store is away, it counts from where that stood last.
+	//
+	// Examples: {"clickhouse":{"lagEvents":42,"lagSeconds":0.4},"postgres":{"lagEvents":0,"lagSeconds":0}}
+	Projectors map[string]ProjectorLag `json:"projectors"`
+	Status     ReadyStatus             `json:"status"`
+}
+
+// ProjectorLag defines model for Ready.projectors.
+type ProjectorLag struct {
+	// LagEvents Records that wait to be folded.
+	LagEvents int64 `json:"lagEvents"`
+
+	// LagSeconds The age of the oldest of them.
+	LagSeconds float64 `json:"lagSeconds"`
 }
 
 // ReadyStatus defines model for Ready.Status.

@@ -279,7 +279,8 @@ func TestErrorsSpeakTheCallersLanguageAndFormat(t *testing.T) {
 
 func TestReadinessSaysWhatIsDegraded(t *testing.T) {
 	w := newWorld(t)
-	if answer := w.do(request{method: "GET", path: "/readyz"}); answer.Code != 200 || !strings.Contains(answer.Body.String(), `"status":"degraded"`) {
+	if answer := w.do(request{method: "GET", path: "/readyz"}); answer.Code != 200 || !strings.Contains(answer.Body.String(), `"status":"degraded"`) ||
+		!strings.Contains(answer.Body.String(), `"clickhouse":{"lagEvents":42,"lagSeconds":90.5}`) {
 		t.Errorf("%d %s", answer.Code, answer.Body)
 	}
 	w.ready = false

@@ -164,7 +164,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	x.record.ErrorCode = entry.Code
 	if entry.Status >= http.StatusInternalServerError {
-		s.logger.ErrorContext(r.Context(), "request failed", "request", x.id, "code", entry.Code, "error", cmp.Or[error](p.cause, p))
+		s.logger.ErrorContext(r.Context(), "request failed", "code", entry.Code, "error", cmp.Or[error](p.cause, p))
 	}
 	header := w.Header()
 	for name, values := range p.header {
@@ -196,7 +196,7 @@ func (s *Server) failure(r *http.Request, turn followed, err error) ErrorEnvelop
 	}
 	x.record.ErrorCode = entry.Code
 	if entry.Status >= http.StatusInternalServerError && turn.live != nil { // else it has been logged where it failed
-		s.logger.ErrorContext(r.Context(), "turn failed", "request", x.id, "code", entry.Code, "error", cmp.Or[error](p.cause, p))
+		s.logger.ErrorContext(r.Context(), "turn failed", "code", entry.Code, "error", cmp.Or[error](p.cause, p))
 	}
 	return s.ourEnvelope(r, x, entry, p)
 }

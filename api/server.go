@@ -106,7 +106,7 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := s.config.Clock()
 	x := &exchange{id: newRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
-	r = withExchange(r, x)
+	r = s.startSpan(w, withExchange(r, x), x)
 	w.Header().Set("X-Request-Id", x.id)
 	capture := s.startCapture(w, r, x, now)
 	defer capture.finish()
@@ -134,6 +134,7 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchangeOf(r)
 		x.op, x.record.Route = op, op.route
+		s.config.Observer.RequestBegan(op.id)
 		ctx, cancel := s.deadline(w, r, op)
 		defer cancel()
 		r = r.WithContext(ctx)
@@ -228,7 +229,7 @@ func (s *Server) recover(w *capture, r *http.Request) {
 	if reason == nil {
 		return
 	}
-	s.logger.ErrorContext(r.Context(), "handler panicked", "request", exchangeOf(r).id, "panic", fmt.Sprint(reason), "stack", string(debug.Stack()))
+	s.logger.ErrorContext(r.Context(), "handler panicked", "panic", fmt.Sprint(reason), "stack", string(debug.Stack()))
 	if w.status != 0 { // half an answer is out: only a broken connection says that it is not whole
 		panic(http.ErrAbortHandler)
 	}

@@ -93,8 +93,9 @@ func (w *world) Record(request projections.Request) {
 	w.records = append(w.records, request)
 }
 
-func (w *world) Check(context.Context) (bool, map[string]string) {
-	return w.ready, map[string]string{"postgres": "ok", "clickhouse": "not reachable"}
+func (w *world) Check(context.Context) (bool, map[string]string, map[string]Lag) {
+	return w.ready, map[string]string{"postgres": "ok", "clickhouse": "not reachable"},
+		map[string]Lag{"postgres": {}, "clickhouse": {Records: 42, Age: 90500 * time.Millisecond}}
 }
 
 func (w *world) Begin(_ context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {

@@ -67,13 +67,15 @@ func (s *Server) sendStream(w http.ResponseWriter, r *http.Request, turn followe
 		turn.live.Release()
 	}
 	if r.Context().Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		s.logger.WarnContext(r.Context(), "stream broken off", "request", x.id, "turn", turn.id, "error", err)
+		s.logger.WarnContext(r.Context(), "stream broken off", "turn", turn.id, "error", err)
 	}
 	s.awaitUsage(r, turn)
 }
 
 // tell is the loop.
 func (s *Server) tell(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) error {
+	s.config.Observer.StreamHeld(1)
+	defer s.config.Observer.StreamHeld(-1)
 	control := http.NewResponseController(w)
 	send := func(err error) error {
 		if err == nil {

@@ -7,12 +7,20 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // Health finds out by real queries what works. The reasons that parts gives are read by anybody who can reach the port.
 type Health interface {
-	// Check reports whether chat can be served, and what each part says: "ok", or what is wrong in a few words.
-	Check(ctx context.Context) (ready bool, parts map[string]string)
+	// Check reports whether chat can be served, what each part says, "ok" or what is wrong in a few words, and how far each
+	// projector is behind. One whose lag is not known is absent.
+	Check(ctx context.Context) (ready bool, parts map[string]string, lags map[string]Lag)
+}
+
+// Lag is how far a projector is behind the log.
+type Lag struct {
+	Records int64
+	Age     time.Duration // of the oldest of them
 }
 
 // GetMe implements ServerInterface.
@@ -36,7 +44,7 @@ func (s *Server) GetLive(w http.ResponseWriter, r *http.Request) {
 
 // GetReady implements ServerInterface.
 func (s *Server) GetReady(w http.ResponseWriter, r *http.Request) {
-	ready, parts := s.config.Health.Check(r.Context())
+	ready, parts, lags := s.config.Health.Check(r.Context())
 	status, code := ReadyStatusReady, http.StatusOK
 	for _, says := range parts {
 		if says != "ok" {
@@ -46,7 +54,11 @@ func (s *Server) GetReady(w http.ResponseWriter, r *http.Request) {
 	if !ready {
 		status, code = ReadyStatusUnavailable, http.StatusServiceUnavailable
 	}
-	s.answer(w, r, code, Ready{Status: status, Parts: dictionary(parts)}, nil)
+	projectors := make(map[string]ProjectorLag, len(lags))
+	for name, lag := range lags {
+		projectors[name] = ProjectorLag{LagEvents: lag.Records, LagSeconds: lag.Age.Round(time.Millisecond).Seconds()}
+	}
+	s.answer(w, r, code, Ready{Status: status, Parts: dictionary(parts), Projectors: projectors}, nil)
 }
 
 // GetOpenAPI implements ServerInterface.

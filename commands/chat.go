@@ -36,6 +36,7 @@ type ChatConfig struct {
 	Texts        TurnTexts     // where streamed text is kept before it is shown; nil shows it unkept
 	Line         *Line         // where messages wait for busy conversations; nil lets none wait
 	Clock        Clock         // default time.Now
+	Observer     TurnObserver  // of turns; nil for nobody
 	Logger       *slog.Logger
 }
 
@@ -60,6 +61,9 @@ func NewChat(config ChatConfig, store Store, keyring Keyring, model Model) *Chat
 	}
 	if config.Clock == nil {
 		config.Clock = time.Now
+	}
+	if config.Observer == nil {
+		config.Observer = nobody{}
 	}
 	return &Chat{
 		ChatConfig: config,
@@ -135,7 +139,25 @@ func (c *Chat) Send(ctx context.Context, meta Meta, turn Turn) (Reply, error) {
 // Begin opens a turn and returns once its message has been accepted; the turn goes on by itself from there. Its errors
 // are those of Send, up to the acceptance.
 func (c *Chat) Begin(ctx context.Context, meta Meta, turn Turn) (*Live, error) {
-	open, err := c.prepare(ctx, meta, turn)
+	began := time.Now()
+	receiving, span := span(ctx, receiveCommand)
+	live, err := c.begin(ctx, receiving, meta, turn)
+	outcome := outcomeOf(err)
+	endSpan(span, outcome)
+	lost := 0
+	if outcome == OutcomeLost {
+		lost = 1
+	}
+	c.handler.observer().Commanded(receiveCommand, outcome, lost, time.Since(began))
+	return live, err
+}
+
+// receiveCommand is how the command that opens a turn is called where commands are counted.
+var receiveCommand = commandName(conversation.Aggregate.Kind, "receive")
+
+// begin is Begin. What goes on after it belongs to ctx, what it does itself to receiving, which is a part of that.
+func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Live, error) {
+	open, err := c.prepare(receiving, meta, turn)
 	if err != nil {
 		return nil, err
 	}
@@ -153,11 +175,14 @@ func (c *Chat) Begin(ctx context.Context, meta Meta, turn Turn) (*Live, error) {
 		upstream, expire := context.WithTimeout(upstream, c.TotalTimeout)
 		defer expire()
 		said := generate(upstream, c.model, open.takePrompt(), c.Clock, live.Say)
+		if said.err == nil {
+			c.Observer.Replied(said.first, said.full)
+		}
 		if <-accepted {
 			c.finish(background, open, live, said)
 		}
 	}()
-	won, err := c.handler.Commit(background, open.decision.Commit)
+	won, err := c.handler.Commit(context.WithoutCancel(receiving), open.decision.Commit)
 	if err == nil && !won {
 		err = ErrStale
 	}
@@ -171,6 +196,7 @@ func (c *Chat) Begin(ctx context.Context, meta Meta, turn Turn) (*Live, error) {
 		return nil, err
 	}
 	open.decision.Commit.Events, open.decision.Events = nil, nil // the log has them
+	c.Observer.TurnStarted()
 	c.turns.add(live)
 	live.open(background, c.keeper, turn.Streamed)
 	accepted <- true

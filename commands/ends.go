@@ -111,16 +111,34 @@ func (o *opening) replyID() string { return o.meta.Inputs.ID("msg", " reply") }
 func (c *Chat) untilAccepted(ctx context.Context, open *opening, known *Known[conversation.State], end conversation.Command) error {
 	meta := open.meta
 	meta.Inputs.Now = c.Clock().UTC().Truncate(time.Microsecond)
-	_, err := c.handler.attempt(ctx, open.stream, "end", meta, end, known)
+	result, err := c.handler.attempt(ctx, open.stream, "end", meta, end, known)
 	for pause := 20 * time.Millisecond; retryable(err); pause = min(2*pause, time.Second) {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("end the turn: %w", err)
 		case <-time.After(pause):
 		}
-		_, err = c.handler.Handle(ctx, open.stream, "end", meta, end)
+		result, err = c.handler.Handle(ctx, open.stream, "end", meta, end)
+	}
+	if err == nil && (result.Already || len(result.Events) > 0) {
+		c.Observer.TurnEnded(endName(end))
 	}
 	return err
+}
+
+// endName is how an end is called where turns are counted.
+func endName(end conversation.Command) string {
+	switch end := end.(type) {
+	case conversation.Complete:
+		return EndCompleted
+	case conversation.Cancel:
+		return EndCancelled
+	case conversation.Fail:
+		if end.Code == Interrupted {
+			return EndInterrupted
+		}
+	}
+	return EndFailed
 }
 
 func retryable(err error) bool {
@@ -248,4 +266,11 @@ func (c *Chat) Close() {
 	}
 	c.closings.running.Wait()
 	c.keeper.close()
+}
+
+// Ending counts the ends that are still being tried behind their requests.
+func (c *Chat) Ending() int {
+	c.closings.mu.Lock()
+	defer c.closings.mu.Unlock()
+	return len(c.closings.cancels)
 }

@@ -21,7 +21,8 @@ type Store struct {
 	Log      Log
 	Streams  Streams
 	Outcomes Outcomes
-	Queue    *Queue // of this node's commands, by stream
+	Queue    *Queue   // of this node's commands, by stream
+	Observer Observer // of what becomes of them; nil for nobody
 	// BackOff waits before the attempt-th try of a command that others keep beating; default a few random milliseconds.
 	BackOff func(ctx context.Context, attempt int) error
 	// OutcomeTimeout bounds appending a commit, and then the wait for the fold's word on it; default 10 seconds.
@@ -68,6 +69,19 @@ func (h Handler[C, E, S]) handle(ctx context.Context, name, step string, meta Me
 
 // attempt decides and commits until a commit of ours has won. known, if not nil, saves the first look at the stream.
 func (h Handler[C, E, S]) attempt(ctx context.Context, name, step string, meta Meta, command C, known *Known[S]) (Result[E, S], error) {
+	began, called := time.Now(), commandName(h.Aggregate.Kind, step)
+	ctx, span := span(ctx, called)
+	result, lost, err := h.attempts(ctx, name, step, meta, command, known)
+	outcome := outcomeOf(err)
+	if err == nil {
+		outcome = result.outcome()
+	}
+	endSpan(span, outcome)
+	h.observer().Commanded(called, outcome, lost, time.Since(began))
+	return result, err
+}
+
+func (h Handler[C, E, S]) attempts(ctx context.Context, name, step string, meta Meta, command C, known *Known[S]) (result Result[E, S], lost int, err error) {
 	var none Result[E, S]
 	wait := h.BackOff
 	if wait == nil {
@@ -76,30 +90,30 @@ func (h Handler[C, E, S]) attempt(ctx context.Context, name, step string, meta M
 	for attempt := range maxAttempts {
 		if attempt > 0 {
 			if err := wait(ctx, attempt); err != nil {
-				return none, fmt.Errorf("%w: %w", ErrConflict, err)
+				return none, attempt, fmt.Errorf("%w: %w", ErrConflict, err)
 			}
 		}
 		if known == nil {
 			loaded, err := h.load(ctx, name, step, meta)
 			if err != nil {
-				return none, err
+				return none, attempt, err
 			}
 			known = &loaded
 		}
 		decision, err := h.Decide(*known, name, step, meta, command)
 		if err != nil || decision.Settled() {
-			return decision.Result, err
+			return decision.Result, attempt, err
 		}
 		accepted, err := h.Commit(ctx, decision.Commit)
 		if err != nil {
-			return none, err
+			return none, attempt, err
 		}
 		if accepted {
-			return decision.Result, nil
+			return decision.Result, attempt, nil
 		}
 		known = nil
 	}
-	return none, ErrConflict
+	return none, maxAttempts, ErrConflict
 }
 
 func (h Handler[C, E, S]) load(ctx context.Context, name, step string, meta Meta) (Known[S], error) {
@@ -163,7 +177,15 @@ func (h Handler[C, E, S]) Commit(ctx context.Context, commit domain.Commit) (acc
 func (h Handler[C, E, S]) append(ctx context.Context, commit domain.Commit) (domain.Position, error) {
 	ctx, giveUp := context.WithTimeout(ctx, cmp.Or(h.OutcomeTimeout, 10*time.Second))
 	defer giveUp()
+	began := time.Now()
+	ctx, span := span(ctx, "append")
+	if at := traceparent(span); at != "" { // whoever folds the commit goes on from here
+		commit.Trace = at
+	}
 	position, err := h.Log.Append(ctx, commit)
+	outcome := outcomeOf(err)
+	endSpan(span, outcome)
+	h.observer().Appended(outcome, time.Since(began))
 	if err != nil {
 		return position, fmt.Errorf("append to %s: %w", h.Aggregate.Kind, err)
 	}
@@ -174,7 +196,18 @@ func (h Handler[C, E, S]) append(ctx context.Context, commit domain.Commit) (dom
 func (h Handler[C, E, S]) await(ctx context.Context, position domain.Position) (accepted bool, err error) {
 	ctx, giveUp := context.WithTimeout(ctx, cmp.Or(h.OutcomeTimeout, 10*time.Second))
 	defer giveUp()
+	began := time.Now()
+	ctx, span := span(ctx, "await the fold")
 	accepted, err = h.Outcomes.Wait(ctx, position)
+	outcome := OutcomeUnknown
+	switch {
+	case accepted:
+		outcome = OutcomeAccepted
+	case err == nil:
+		outcome = OutcomeLost
+	}
+	endSpan(span, outcome)
+	h.observer().Awaited(outcome, time.Since(began))
 	if err != nil {
 		return false, fmt.Errorf("await %s at %d:%d: %w: %w", h.Aggregate.Kind, position.Partition, position.Offset, ErrUnknownOutcome, err)
 	}

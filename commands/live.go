@@ -268,3 +268,10 @@ func (c *Chat) Running(turn string) *Live {
 	}
 	return nil
 }
+
+// Open counts the turns that run on this node.
+func (c *Chat) Open() int {
+	c.turns.mu.Lock()
+	defer c.turns.mu.Unlock()
+	return len(c.turns.live)
+}

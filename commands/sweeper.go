@@ -59,6 +59,7 @@ type SweeperConfig struct {
 	Texts      TurnTexts     // what readers have seen of the turns that it ends; nil for nothing
 	Keyring    Keyring       // opens and seals it; needed with Texts
 	Clock      Clock         // default time.Now
+	Observer   TurnObserver  // of turns; nil for nobody
 	Logger     *slog.Logger
 }
 
@@ -93,6 +94,9 @@ func NewSweeper(config SweeperConfig, store Store, boots Boots, left Leftovers, 
 	setDefault(&config.ClaimStale, 5*time.Minute)
 	if config.Clock == nil {
 		config.Clock = time.Now
+	}
+	if config.Observer == nil {
+		config.Observer = nobody{}
 	}
 	return &Sweeper{
 		SweeperConfig: config, boots: boots, left: left, agents: agents, seen: map[string]sighting{},
@@ -215,7 +219,7 @@ func (s *Sweeper) interrupt(ctx context.Context, left LeftTurn, now time.Time) e
 	if err != nil {
 		return err
 	}
-	_, err = s.chat.Handle(ctx, left.Stream.Name(), "interrupt", meta, conversation.Fail{ReplyFailed: conversation.ReplyFailed{
+	ended, err := s.chat.Handle(ctx, left.Stream.Name(), "interrupt", meta, conversation.Fail{ReplyFailed: conversation.ReplyFailed{
 		Turn: left.Turn, Message: meta.Inputs.ID("msg", " reply"), Text: text, Code: Interrupted, At: meta.Inputs.Now,
 	}})
 	if over(err) {
@@ -223,6 +227,9 @@ func (s *Sweeper) interrupt(ctx context.Context, left LeftTurn, now time.Time) e
 	}
 	if err != nil {
 		return err
+	}
+	if len(ended.Events) > 0 {
+		s.Observer.TurnEnded(EndInterrupted)
 	}
 	s.Logger.InfoContext(ctx, "turn interrupted", "turn", left.Turn, "boot", left.Boot)
 	if !text.IsZero() {

@@ -27,6 +27,10 @@ func (c devCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = closing(err, func() error { return ignoreClosed(listener.Close()) }) }()
+	operators, err := operatorListener(ctx, c.OperatorListen)
+	if err != nil {
+		return err
+	}
 	running, err := engines.Start(ctx, engines.Config{Dir: c.Data, Packages: c.Packages, Logger: log})
 	if err != nil {
 		return err
@@ -48,7 +52,7 @@ func (c devCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 		return engineFault(running, err)
 	}
 	defer func() { err = closing(err, n.close) }()
-	return engineFault(running, n.run(ctx, listener, func(ctx context.Context) error { return c.welcome(ctx, n) }))
+	return engineFault(running, n.run(ctx, listener, operators, func(ctx context.Context) error { return c.welcome(ctx, n) }))
 }
 
 // engineFault prefers an engine's own words to what its clients made of its end.

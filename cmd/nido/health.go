@@ -6,19 +6,25 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/telemetry"
 	"github.com/nidohq/nido/projections"
 )
 
 // checkTimeout bounds one look at everything.
 const checkTimeout = 900 * time.Millisecond
+
+// recordTimeout bounds the questions how old records are, which come behind that.
+const recordTimeout = 300 * time.Millisecond
 
 // health implements api.Health.
 type health struct {
@@ -26,6 +32,10 @@ type health struct {
 	cluster    *kafka.Cluster
 	clickhouse *clickhouse.Client
 	progress   *projections.Progress
+
+	folds       *projections.ClickHouse
+	requestRows *projections.Requests
+	lags        *lags
 
 	serving   atomic.Bool // the node has caught up
 	analytics atomic.Bool // ClickHouse's tables are there
@@ -40,6 +50,8 @@ type health struct {
 type question struct {
 	answered chan struct{}
 	err      error
+	folded   map[int32]int64 // the checkpoints of the fold, and of the request log; nil where they cannot be read
+	logged   map[int32]int64
 }
 
 type watched struct {
@@ -64,45 +76,81 @@ func (h *health) watch(name string, consumer *kafka.Consumer, needed bool) {
 	h.watched = append(h.watched, watched{name, consumer, needed})
 }
 
-// Check asks Kafka, Postgres and ClickHouse at once.
-func (h *health) Check(ctx context.Context) (ready bool, parts map[string]string) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	var asking sync.WaitGroup
-	var ends, passed map[int32]int64
-	var kafkaErr, postgresErr, clickhouseErr error
-	asking.Go(func() { ends, kafkaErr = h.cluster.Ends(ctx) })
-	asking.Go(func() { passed, postgresErr = h.progress.Checkpoints(ctx) })
-	asking.Go(func() { clickhouseErr = h.askAnalytics(ctx) })
-	asking.Wait()
+// sight is what one look at everything found.
+type sight struct {
+	ready   bool
+	parts   map[string]string
+	engines map[string]bool
+	lags    []telemetry.Lag
+}
 
-	parts = map[string]string{
-		"kafka": says(kafkaErr), "postgres": says(postgresErr), "clickhouse": says(clickhouseErr), "fold": "ok",
+// Check implements api.Health.
+func (h *health) Check(ctx context.Context) (ready bool, parts map[string]string, lags map[string]api.Lag) {
+	seen := h.look(ctx)
+	return seen.ready, seen.parts, byProjector(seen.lags)
+}
+
+// stands is what metrics tell of it.
+func (h *health) stands(ctx context.Context) telemetry.Standing {
+	seen := h.look(ctx)
+	return telemetry.Standing{Ready: seen.ready, Engines: seen.engines, Lags: seen.lags}
+}
+
+// look asks Kafka, Postgres and ClickHouse at once, and then, where a projector is behind, how old its next record is.
+func (h *health) look(ctx context.Context) sight {
+	asking, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	var all sync.WaitGroup
+	var events, requests kafka.Extents
+	var passed map[int32]int64
+	var kafkaErr, postgresErr error
+	var analytics question
+	all.Go(func() { events, kafkaErr = h.cluster.Extents(asking, h.cluster.Events()) })
+	all.Go(func() { requests, _ = h.cluster.Extents(asking, h.cluster.RequestsTopic()) }) // its lag is unknown then
+	all.Go(func() { passed, postgresErr = h.progress.Checkpoints(asking) })
+	all.Go(func() { analytics = h.askAnalytics(asking) })
+	all.Wait()
+
+	seen := sight{
+		parts: map[string]string{
+			"kafka": says(kafkaErr), "postgres": says(postgresErr), "clickhouse": says(analytics.err), "fold": "ok",
+		},
+		engines: map[string]bool{"kafka": kafkaErr == nil, "postgres": postgresErr == nil, "clickhouse": analytics.err == nil},
+		ready:   kafkaErr == nil && postgresErr == nil,
 	}
-	ready = kafkaErr == nil && postgresErr == nil
-	if clickhouseErr == nil && !h.analytics.Load() && h.isWatching() {
-		parts["clickhouse"] = "its tables are being made"
+	if analytics.err == nil && !h.analytics.Load() && h.isWatching() {
+		seen.parts["clickhouse"] = "its tables are being made"
 	}
-	if ready {
-		behind, standing := h.foldStands(ends, passed)
+	if seen.ready {
+		behind, standing := h.foldStands(events.Ends(), passed)
 		if behind > 0 {
-			parts["fold"] = fmt.Sprintf("%d records behind", behind)
+			seen.parts["fold"] = fmt.Sprintf("%d records behind", behind)
 		}
-		ready = behind == 0 || standing < stalledAfter
+		seen.ready = behind == 0 || standing < stalledAfter
 	}
 	if !h.serving.Load() {
-		ready = false
-		if parts["fold"] == "ok" {
-			parts["fold"] = "catching up"
+		seen.ready = false
+		if seen.parts["fold"] == "ok" {
+			seen.parts["fold"] = "catching up"
 		}
 	}
-	return h.consumersSay(parts) && ready, parts
+	seen.ready = h.consumersSay(seen.parts) && seen.ready
+	if kafkaErr == nil {
+		reading, giveUp := context.WithTimeout(ctx, recordTimeout)
+		defer giveUp()
+		seen.lags = slices.Concat(
+			h.lags.measure(reading, foldProjector, h.cluster.Events(), events, passed),
+			h.lags.measure(reading, analyticsProjector, h.cluster.Events(), events, analytics.folded),
+			h.lags.measure(reading, requestsProjector, h.cluster.RequestsTopic(), requests, analytics.logged),
+		)
+	}
+	return seen
 }
 
 // askAnalytics asks ClickHouse for at most as long as the context lasts. Its client does not end connecting with a context,
 // and whoever probes a node often waits a second: a ClickHouse that hangs must not make a node look dead. One question
 // at a time is under way.
-func (h *health) askAnalytics(ctx context.Context) error {
+func (h *health) askAnalytics(ctx context.Context) question {
 	h.mu.Lock()
 	asked := h.asked
 	if asked == nil {
@@ -111,19 +159,24 @@ func (h *health) askAnalytics(ctx context.Context) error {
 		go func() {
 			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 			defer cancel()
-			err := h.clickhouse.Ping(limited)
+			asked.err = h.clickhouse.Ping(limited)
+			if asked.err == nil {
+				// Tables that are not there yet have no checkpoints, and that is all there is to say about them.
+				asked.folded, _ = h.folds.Checkpoints(limited)
+				asked.logged, _ = h.requestRows.Checkpoints(limited)
+			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			asked.err, h.asked = err, nil
+			h.asked = nil
 			close(asked.answered)
 		}()
 	}
 	h.mu.Unlock()
 	select {
 	case <-asked.answered:
-		return asked.err
+		return *asked
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return question{err: context.Cause(ctx)}
 	}
 }
 

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -35,8 +34,8 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	var commands struct {
+		processSettings
 		Dev       devCommand       `cmd:"" help:"Run everything in one process: the embedded engines and a node with every role."`
 		Serve     serveCommand     `cmd:"" help:"Run a node against external engines."`
 		Bootstrap bootstrapCommand `cmd:"" help:"Open an installation on external engines: account default and its administrator key."`
@@ -48,6 +47,8 @@ func main() {
 		Engines   enginesCommand   `cmd:"" help:"Run only the embedded engines, or a command beside them."`
 	}
 	command := kong.Parse(&commands, kong.Name("nido"), kong.Description("Host AI agents behind an API."),
-		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(logger))
-	command.FatalIfErrorf(command.Run())
+		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)))
+	logger := commands.logger()
+	slog.SetDefault(logger) // what libraries log
+	command.FatalIfErrorf(command.Run(logger))
 }

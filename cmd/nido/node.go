@@ -26,6 +26,7 @@ import (
 	"github.com/nidohq/nido/infra/model"
 	"github.com/nidohq/nido/infra/postgres"
 	"github.com/nidohq/nido/infra/requestlog"
+	"github.com/nidohq/nido/infra/telemetry"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -72,13 +73,17 @@ type node struct {
 	models        *model.Router
 	health        *health
 	handler       http.Handler
+
+	metrics    *telemetry.Metrics
+	projectors *telemetry.Projectors
+	traces     *telemetry.Traces
 }
 
 func (n *node) has(r role) bool { return slices.Contains(n.roles, r) }
 
 // newNode wires a node. It needs Kafka and Postgres to be there; ClickHouse may come later.
 func newNode(ctx context.Context, settings nodeSettings, engines engineSettings, roles []role, log *slog.Logger) (*node, error) {
-	n := &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log}
+	n := &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log, metrics: telemetry.NewMetrics()}
 	if err := n.wire(ctx, engines); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
@@ -86,6 +91,12 @@ func newNode(ctx context.Context, settings nodeSettings, engines engineSettings,
 }
 
 func (n *node) wire(ctx context.Context, engines engineSettings) error {
+	var err error
+	if n.traces, err = telemetry.NewTraces(ctx, telemetry.TraceConfig{
+		Endpoint: n.settings.TraceEndpoint, Ratio: n.settings.TraceRatio, Instance: n.boot,
+	}); err != nil {
+		return err
+	}
 	if err := n.openStores(ctx, engines); err != nil {
 		return err
 	}
@@ -95,6 +106,7 @@ func (n *node) wire(ctx context.Context, engines engineSettings) error {
 	if err := n.wireCommands(); err != nil {
 		return err
 	}
+	n.wireMetrics()
 	return n.wireAPI()
 }
 
@@ -119,7 +131,7 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if n.boots, err = postgres.NewBoots(n.foldPool); err != nil {
 		return err
 	}
-	n.admission = admission.New(n.pool)
+	n.admission = admission.New(n.pool).Watched(n.metrics)
 	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	n.texts = postgres.NewTurnTexts(n.pool)
@@ -153,14 +165,17 @@ func (n *node) wireFold(ctx context.Context) error {
 	n.progress = projections.NewProgress(n.foldPool, readSchema, n.log)
 	n.analytics = projections.NewClickHouse(n.clickhouse, n.clickhouse.Folds(), n.keyring, n.progress, n.log).Following(n.clickhouse.Folds)
 	n.requestRows = projections.NewRequests(n.clickhouse, n.clickhouse.Database)
-	n.health = &health{pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress}
+	n.health = &health{
+		pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress,
+		folds: n.analytics, requestRows: n.requestRows, lags: newLags(n.cluster),
+	}
 	return nil
 }
 
 // wireCommands makes the write side.
 func (n *node) wireCommands() (err error) {
 	store := commands.Store{
-		Log: n.events, Streams: projections.NewStreams(n.pool), Outcomes: n.progress, Queue: commands.NewQueue(),
+		Log: n.events, Streams: projections.NewStreams(n.pool), Outcomes: n.progress, Queue: commands.NewQueue(), Observer: n.metrics,
 	}
 	n.keys = commands.NewKeys(store)
 	n.accounts = commands.NewAccounts(store, n.keys)
@@ -169,15 +184,15 @@ func (n *node) wireCommands() (err error) {
 	if n.models, err = model.New(model.Config{
 		BaseURL: n.settings.ModelBaseURL, APIKey: n.settings.ModelAPIKey,
 		AnthropicAPIKey: n.settings.AnthropicAPIKey, AnthropicBaseURL: n.settings.AnthropicBaseURL,
-		ProvidersFile: n.settings.Providers, Getenv: os.Getenv, Proxy: proxyFromEnvironment,
+		ProvidersFile: n.settings.Providers, Getenv: os.Getenv, Proxy: proxyFromEnvironment, Observer: n.metrics,
 	}); err != nil {
 		return fmt.Errorf("model providers: %w", err)
 	}
 	n.chat = commands.NewChat(commands.ChatConfig{
-		Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Texts: n.texts, Logger: n.log,
+		Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Texts: n.texts, Observer: n.metrics, Logger: n.log,
 		Line: commands.NewLine(commands.LineConfig{Places: n.waiters, OpenTurns: projections.NewConversations(n.pool), Logger: n.log}),
 	}, store, n.keyring, n.models)
-	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Logger: n.log}, store, lifeSigns{n.boots},
+	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Observer: n.metrics, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
 	n.watch = commands.NewWatch(store, dayCounts{projections.NewAccounts(n.pool)}, time.Now, n.log)
 	n.queue, err = requestlog.NewQueue(requestlog.Config{Node: n.boot}, n.requests, n.keyring, n.log)
@@ -192,8 +207,8 @@ func (n *node) wireAPI() (err error) {
 	}
 	n.handler, err = api.New(api.Config{
 		PublicURL: n.settings.publicURL(), BaseDomain: n.settings.BaseDomain, ChatTimeout: n.settings.TurnTimeout + chatMargin, Logger: n.log,
-		TrustedProxies: proxies,
-		Open:           func() bool { return n.has(roleAPI) && n.health.serving.Load() },
+		TrustedProxies: proxies, Observer: n.metrics, Tracer: n.traces.Tracer("github.com/nidohq/nido/api"),
+		Open: func() bool { return n.has(roleAPI) && n.health.serving.Load() },
 
 		AccountCommands: n.accounts, AgentCommands: n.agents, KeyCommands: n.keys,
 		ConversationCommands: n.conversations, Turns: n.chat,
@@ -231,6 +246,11 @@ func (n *node) close() error {
 		if pool != nil {
 			pool.Close()
 		}
+	}
+	if n.traces != nil {
+		last, giveUp := context.WithTimeout(context.Background(), lastSpans) // the node's own context is over
+		defer giveUp()
+		faults = append(faults, n.traces.Close(last))
 	}
 	return errors.Join(faults...)
 }

@@ -34,7 +34,8 @@ const (
 )
 
 // run works until the context ends or a part fails. first is called when the node has caught up, before it serves.
-func (n *node) run(ctx context.Context, listener net.Listener, first func(context.Context) error) error {
+func (n *node) run(ctx context.Context, listener, operators net.Listener, first func(context.Context) error) error {
+	defer n.serveOperators(ctx, operators)()
 	// The parts outlive the signal: turns that are being finished need the fold, and the request log its worker.
 	background, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
@@ -187,12 +188,13 @@ func (n *node) startProjectors(parts *errgroup.Group, ctx context.Context) error
 // startFold makes the consumer that folds the log into Postgres.
 func (n *node) startFold(parts *errgroup.Group, ctx context.Context) error {
 	fold, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.Events(), Name: "postgres", Handler: kafka.Commits(n.postgres),
+		Topic: n.cluster.Events(), Name: foldProjector, Handler: kafka.Commits(n.postgres), Observer: n.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	n.health.watch("postgres projector", fold, true)
+	n.projectors.Add(fold)
 	parts.Go(func() error { return ended(fold.Run(ctx)) })
 	return nil
 }
@@ -204,19 +206,21 @@ func (n *node) runAnalytics(ctx context.Context) error {
 	}
 	sink := requestlog.NewSink(n.requestRows, n.keyring, n.log)
 	events, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.Events(), Name: "clickhouse", Handler: kafka.Commits(n.analytics), MaxRecords: 5000, Linger: analyticsLinger,
+		Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.analytics), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	requests, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.RequestsTopic(), Name: "requests", Handler: kafka.Bundles(sink), Expires: true, Linger: analyticsLinger,
+		Topic: n.cluster.RequestsTopic(), Name: requestsProjector, Handler: kafka.Bundles(sink), Expires: true, Linger: analyticsLinger, Observer: n.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	n.health.watch("clickhouse projector", events, false)
 	n.health.watch("request log", requests, false)
+	n.projectors.Add(events)
+	n.projectors.Add(requests)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ended(events.Run(ctx)) })
 	group.Go(func() error { return ended(requests.Run(ctx)) })

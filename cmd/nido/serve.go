@@ -33,11 +33,15 @@ func (c serveCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	operators, err := operatorListener(ctx, c.OperatorListen)
+	if err != nil {
+		return closing(err, listener.Close)
+	}
 	n, err := newNode(ctx, c.nodeSettings, c.engineSettings, roles, log)
 	if err != nil {
 		return closing(err, listener.Close)
 	}
-	err = n.run(ctx, listener, func(ctx context.Context) error {
+	err = n.run(ctx, listener, operators, func(ctx context.Context) error {
 		log.InfoContext(ctx, "serving", "address", listener.Addr().String(), "roles", c.Roles, "boot", n.boot)
 		return nil
 	})

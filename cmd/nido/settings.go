@@ -39,6 +39,10 @@ type nodeSettings struct {
 
 	ClaimTimeout time.Duration `help:"How long the slug of an agent that is being created may stay unbound before it is bound or given back." default:"5m" env:"NIDO_CLAIM_TIMEOUT"`
 
+	OperatorListen string  `help:"Where operators find metrics, profiles and health, without a key: an address that only they reach, off, or auto, which is 127.0.0.1:9464 or, where that is taken, any port of 127.0.0.1." default:"auto" env:"NIDO_OPERATOR_LISTEN" placeholder:"ADDR"`
+	TraceEndpoint  string  `help:"An OTLP collector's base URL; empty traces nothing. The exporter's other variables (OTEL_EXPORTER_OTLP_HEADERS and so on) hold, too." env:"NIDO_TRACE_ENDPOINT,OTEL_EXPORTER_OTLP_ENDPOINT" placeholder:"URL"`
+	TraceRatio     float64 `help:"Which part of the requests is traced that come without a trace of their own." default:"1" env:"NIDO_TRACE_RATIO"`
+
 	ModelBaseURL     string `help:"An OpenAI-compatible API, /v1 included." env:"NIDO_MODEL_BASE_URL" placeholder:"URL"`
 	ModelAPIKey      string `help:"Its key." env:"NIDO_MODEL_API_KEY" placeholder:"KEY"`
 	AnthropicAPIKey  string `help:"Turns Anthropic on, for models named claude…" env:"ANTHROPIC_API_KEY" placeholder:"KEY"`

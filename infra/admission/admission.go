@@ -28,6 +28,7 @@ type Admission struct {
 	at     func() *time.Time
 	memory memory
 	calls  atomic.Int64 // of Postgres, since the start
+	watch  Observer
 
 	mu    sync.Mutex
 	lines map[string]*line // by account; there only while somebody waits or a call is under way
@@ -37,8 +38,14 @@ type Admission struct {
 func New(pool *pgxpool.Pool) *Admission {
 	return &Admission{
 		pool: pool, now: time.Now, at: func() *time.Time { return nil },
-		memory: memory{full: map[counterOf]blocked{}}, lines: map[string]*line{},
+		memory: memory{full: map[counterOf]blocked{}}, lines: map[string]*line{}, watch: nobody{},
 	}
+}
+
+// Watched has somebody told of every verdict, from before the first request on.
+func (a *Admission) Watched(by Observer) *Admission {
+	a.watch = by
+	return a
 }
 
 // line is the requests of one account that wait for the next call.
@@ -61,6 +68,19 @@ type answer struct {
 // order in which they came to this node. One whose context ends while it waits is not counted; one whose context
 // ends during the call may be.
 func (a *Admission) Admit(ctx context.Context, request quota.Request) (quota.Verdict, error) {
+	verdict, err := a.decide(ctx, request)
+	switch {
+	case err == nil && verdict.Admitted:
+		a.watch.Admitted()
+	case err == nil:
+		a.watch.Refused(string(verdict.Blocking.Policy))
+	case ctx.Err() == nil: // else it was given up by whoever asked
+		a.watch.Unanswered()
+	}
+	return verdict, err
+}
+
+func (a *Admission) decide(ctx context.Context, request quota.Request) (quota.Verdict, error) {
 	if len(request.Rules) == 0 {
 		return quota.Verdict{Admitted: true}, nil
 	}

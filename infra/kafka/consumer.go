@@ -48,6 +48,8 @@ type ConsumerConfig struct {
 	MaxBytes int
 	// Linger is how long a batch that is not full waits for more. Default 0: only what has already arrived.
 	Linger time.Duration
+	// Observer is told of batches. Default nobody.
+	Observer Observer
 }
 
 // Validate returns all faults, joined.
@@ -88,6 +90,9 @@ func (c *Cluster) Consumer(config ConsumerConfig) (*Consumer, error) {
 	}
 	if config.MaxBytes == 0 {
 		config.MaxBytes = 4 << 20
+	}
+	if config.Observer == nil {
+		config.Observer = nobody{}
 	}
 	group := c.Group(config.Name)
 	return &Consumer{ConsumerConfig: config, cluster: c, group: group, config: c.config, logger: c.config.Logger.With("group", group, "topic", config.Topic)}, nil

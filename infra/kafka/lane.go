@@ -177,7 +177,7 @@ func (l *lane) hand(ctx context.Context, batch Batch) error {
 	if err != nil {
 		return err
 	}
-	if err := l.persist(ctx, func() error { return l.session.consumer.Handler.Apply(ctx, l.stored, batch) }); err != nil {
+	if err := l.persist(ctx, func() error { return l.fold(ctx, batch) }); err != nil {
 		return err
 	}
 	l.stored, l.next = last.Offset, last.Offset+1
@@ -185,6 +185,18 @@ func (l *lane) hand(ctx context.Context, batch Batch) error {
 	if l.session.progress.CompareAndSwap(false, true) {
 		l.session.moved()
 	}
+	return nil
+}
+
+// fold gives the handler a batch, once.
+func (l *lane) fold(ctx context.Context, batch Batch) error {
+	consumer, began := l.session.consumer, time.Now()
+	err := consumer.Handler.Apply(ctx, l.stored, batch)
+	if err != nil {
+		consumer.Observer.NotApplied(consumer.Name)
+		return err
+	}
+	consumer.Observer.Applied(consumer.Name, len(batch.Messages), time.Since(began))
 	return nil
 }
 

@@ -56,6 +56,8 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// EchoDelay is how long the echo waits before each word, for tests.
 	EchoDelay time.Duration
+	// Observer is told of calls. Nil for nobody.
+	Observer Observer
 }
 
 // Validate returns all faults, joined. It reads the providers file.

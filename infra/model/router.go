@@ -55,7 +55,11 @@ func New(c Config) (*Router, error) {
 	c = c.withDefaults()
 	r := &Router{transport: newTransport(c)}
 	for _, route := range routes {
-		r.routes = append(r.routes, bound{route, newProvider(c, r.transport, route)})
+		provider := newProvider(c, r.transport, route)
+		if c.Observer != nil {
+			provider = observed{provider, route.provider.label(), c.Observer}
+		}
+		r.routes = append(r.routes, bound{route, provider})
 	}
 	return r, nil
 }

@@ -137,7 +137,7 @@ func TestARecordThatNobodyCanReadStopsTheFoldUntilAnOperatorSkipsIt(t *testing.T
 	await(t, 20*time.Second, "the fold to go on by itself", func() bool { return !strings.Contains(i.readiness(t), "stopped") })
 	i.root.chat(agent.ID, "conv-1", "behind the record")
 	await(t, 20*time.Second, "ClickHouse to go on, too", func() bool { return i.statistics() == 4 })
-	if log := i.node.tail(); strings.Count(log, "projector stopped") > 2 || !strings.Contains(log, "offset="+fmt.Sprint(record.Offset)) {
+	if log := i.node.tail(); strings.Count(log, "projector stopped") > 2 || !strings.Contains(log, `"offset":`+fmt.Sprint(record.Offset)) {
 		t.Errorf("the node's log:\n%s", log)
 	}
 
