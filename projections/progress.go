@@ -147,6 +147,11 @@ func (p *Progress) Checkpoints(ctx context.Context) (map[int32]int64, error) {
 	return checkpoints(ctx, p.pool)
 }
 
+// CheckpointsOn is the same on one connection: how far the server behind it is.
+func CheckpointsOn(ctx context.Context, conn *pgx.Conn) (map[int32]int64, error) {
+	return checkpoints(ctx, conn)
+}
+
 // look reads from the tables what has happened since the last thing that is known, and tells whoever it concerns.
 func (p *Progress) look(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, lookPatience)

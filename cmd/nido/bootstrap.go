@@ -39,6 +39,7 @@ func (c bootstrapCommand) Run(ctx context.Context, log *slog.Logger) error {
 	folding, stop := context.WithCancel(ctx)
 	parts, folding := errgroup.WithContext(folding)
 	parts.Go(func() error { return ended(n.progress.Run(folding)) })
+	parts.Go(func() error { return n.guard.Run(folding) })
 	if err = n.startFold(parts, folding); err == nil {
 		err = c.bootstrap(ctx, folding, n)
 	}

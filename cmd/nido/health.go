@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/postgres"
 	"github.com/nidohq/nido/infra/telemetry"
 	"github.com/nidohq/nido/projections"
 )
@@ -32,6 +34,7 @@ type health struct {
 	cluster    *kafka.Cluster
 	clickhouse *clickhouse.Client
 	progress   *projections.Progress
+	guard      *postgres.Guard
 
 	folds       *projections.ClickHouse
 	requestRows *projections.Requests
@@ -57,7 +60,8 @@ type question struct {
 type watched struct {
 	name     string
 	consumer *kafka.Consumer
-	needed   bool // for chat
+	needed   bool  // for chat
+	gaveUp   error // nil while it runs
 }
 
 // stall is how the fold stood when it last moved.
@@ -69,11 +73,28 @@ type stall struct {
 // stalledAfter is how long the fold may stand still before records that wait for it make a node unready.
 const stalledAfter = 5 * time.Second
 
-// watch adds a consumer of this process to what is reported.
+// watch adds a consumer of this process to what is reported, or puts it in the place of the one before.
 func (h *health) watch(name string, consumer *kafka.Consumer, needed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.watched = append(h.watched, watched{name, consumer, needed})
+	for i := range h.watched {
+		if h.watched[i].name == name {
+			h.watched[i].consumer = consumer
+			return
+		}
+	}
+	h.watched = append(h.watched, watched{name: name, consumer: consumer, needed: needed})
+}
+
+// gaveUp notes why a consumer runs no more while the node does, or, with nil, that it runs again.
+func (h *health) gaveUp(name string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range h.watched {
+		if h.watched[i].name == name {
+			h.watched[i].gaveUp = err
+		}
+	}
 }
 
 // sight is what one look at everything found.
@@ -127,6 +148,12 @@ func (h *health) look(ctx context.Context) sight {
 			seen.parts["fold"] = fmt.Sprintf("%d records behind", behind)
 		}
 		seen.ready = behind == 0 || standing < stalledAfter
+	}
+	if h.serving.Load() && !h.guard.Proven() {
+		seen.ready = false
+		if postgresErr == nil {
+			seen.parts["postgres"] = "another server than before: waits until it has folded the log"
+		}
 	}
 	if !h.serving.Load() {
 		seen.ready = false
@@ -231,7 +258,14 @@ func (h *health) consumersSay(parts map[string]string) (ready bool) {
 				parts[w.name] = "waits for its store"
 			}
 		}
-		if status.Outage != nil {
+		switch {
+		case errors.Is(w.gaveUp, kafka.ErrLogBehind):
+			parts[w.name] = "stopped: the log ends before what it has folded"
+		case errors.Is(w.gaveUp, kafka.ErrLogDiffers):
+			parts[w.name] = "stopped: the log is not the one that it has folded"
+		case w.gaveUp != nil:
+			parts[w.name] = "stopped"
+		case status.Outage != nil:
 			parts[w.name] = "cannot read the log"
 		}
 		if parts[w.name] == "ok" && lag > 10_000 {
@@ -241,23 +275,13 @@ func (h *health) consumersSay(parts map[string]string) (ready bool) {
 	return ready
 }
 
-// behind counts the records before some ends that the fold has not passed.
-func (h *health) behind(ctx context.Context, ends map[int32]int64) (int64, error) {
-	passed, err := h.progress.Checkpoints(ctx)
-	if err != nil {
-		return 0, err
-	}
-	behind, _ := h.foldStands(ends, passed)
-	return behind, nil
-}
-
 // idler notes that everything up to an instant has been written.
 type idler interface {
 	Idle(ctx context.Context, partition int32, at time.Time) error
 }
 
 // markIdle moves the watermark of a log that is quiet: nothing new is also something to know.
-func markIdle(ctx context.Context, consumer *kafka.Consumer, sink idler, log *slog.Logger) error {
+func markIdle(ctx context.Context, consumer *kafka.Consumer, sink idler, log *slog.Logger) {
 	const every = time.Second
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -265,7 +289,7 @@ func markIdle(ctx context.Context, consumer *kafka.Consumer, sink idler, log *sl
 		var now time.Time
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case now = <-ticker.C:
 		}
 		for _, partition := range consumer.Status().Partitions {

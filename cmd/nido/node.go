@@ -45,6 +45,7 @@ type node struct {
 
 	pool       *pgxpool.Pool // for requests
 	foldPool   *pgxpool.Pool // for the fold, its listeners and life signs: requests cannot starve them
+	guard      *postgres.Guard
 	cluster    *kafka.Cluster
 	events     *kafka.Log
 	requests   *kafka.Requests
@@ -59,7 +60,6 @@ type node struct {
 	idempotency *postgres.Idempotency
 	admission   *admission.Admission
 	keyUses     *postgres.KeyUses
-	deprecated  *postgres.DeprecatedUses
 	texts       *postgres.TurnTexts
 	waiters     *postgres.Waiters
 	queue       *requestlog.Queue
@@ -117,10 +117,16 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if err != nil {
 		return err
 	}
-	if n.pool, err = postgres.Open(ctx, postgres.Config{URL: engines.PostgresURL, MaxConns: 24, ApplicationName: "nido"}); err != nil {
+	n.guard = postgres.NewGuard(postgres.GuardConfig{
+		Ends:   func(ctx context.Context) (map[int32]int64, error) { return n.cluster.Ends(ctx) },
+		Passed: projections.CheckpointsOn, Logger: n.log,
+	})
+	if n.pool, err = postgres.Open(ctx, postgres.Config{URL: engines.PostgresURL, MaxConns: 24, ApplicationName: "nido", Guard: n.guard}); err != nil {
 		return err
 	}
-	if n.foldPool, err = postgres.Open(ctx, postgres.Config{URL: engines.PostgresURL, MaxConns: 6, ApplicationName: "nido fold"}); err != nil {
+	if n.foldPool, err = postgres.Open(ctx, postgres.Config{
+		URL: engines.PostgresURL, MaxConns: 6, ApplicationName: "nido fold", Guard: n.guard, Exempt: true,
+	}); err != nil {
 		return err
 	}
 	if err := postgres.Migrate(ctx, n.foldPool); err != nil {
@@ -134,7 +140,6 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	}
 	n.admission = admission.New(n.pool).Watched(n.metrics)
 	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
-	n.deprecated = postgres.NewDeprecatedUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	n.texts = postgres.NewTurnTexts(n.pool)
 	n.waiters = postgres.NewWaiters(n.pool)
@@ -168,7 +173,7 @@ func (n *node) wireFold(ctx context.Context) error {
 	n.analytics = projections.NewClickHouse(n.clickhouse, n.clickhouse.Folds(), n.keyring, n.progress, n.log).Following(n.clickhouse.Folds)
 	n.requestRows = projections.NewRequests(n.clickhouse, n.clickhouse.Database)
 	n.health = &health{
-		pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress,
+		pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress, guard: n.guard,
 		folds: n.analytics, requestRows: n.requestRows, lags: newLags(n.cluster),
 	}
 	return nil
@@ -221,7 +226,7 @@ func (n *node) wireAPI() (err error) {
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds()).Following(n.clickhouse.Folds),
 
-		Keyring: n.keyring, Limiter: n.admission, Watch: n.watch, KeyUses: n.keyUses, Deprecations: deprecations{n.deprecated, projections.NewDeprecations(n.pool)}, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
+		Keyring: n.keyring, Limiter: n.admission, Watch: n.watch, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})
 	return err
 }

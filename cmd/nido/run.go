@@ -42,6 +42,7 @@ func (n *node) run(ctx context.Context, listener, operators net.Listener, first 
 	parts, background := errgroup.WithContext(background)
 	parts.Go(func() error { return ended(n.progress.Run(background)) })
 	parts.Go(func() error { return n.followGeneration(background) })
+	parts.Go(func() error { return n.guard.Run(background) })
 	if n.has(roleProjector) {
 		if err := n.startProjectors(parts, background); err != nil {
 			return err
@@ -54,7 +55,6 @@ func (n *node) run(ctx context.Context, listener, operators net.Listener, first 
 		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
 	}
 	parts.Go(func() error { return n.keyUses.Run(background) })
-	parts.Go(func() error { return n.deprecated.Run(background) })
 	parts.Go(func() error { return n.watch.Run(background) })
 	queueDone := make(chan struct{})
 	go func() {
@@ -154,27 +154,16 @@ func (r *running) ended(limit time.Duration) bool {
 }
 
 // catchUp waits until the fold has passed everything that was in the log when the node started: what was answered
-// before must be visible before anything is answered anew.
+// before must be visible before anything is answered anew. From then on the same holds for every server that Postgres
+// turns out to be.
 func (n *node) catchUp(ctx, background context.Context) error {
-	ends, err := n.cluster.Ends(ctx)
-	if err != nil {
-		return fmt.Errorf("read the log's ends: %w", err)
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(background, stop)()
+	if err := n.guard.Establish(waiting); err != nil && waiting.Err() == nil {
+		return err
 	}
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		behind, err := n.health.behind(ctx, ends)
-		if err == nil && behind == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-background.Done():
-			return nil // a part has failed and says why itself
-		case <-ticker.C:
-		}
-	}
+	return nil // or it was told to stop, or a part has failed and says why itself
 }
 
 // startProjectors makes the consumers: the fold into Postgres, and, once ClickHouse is there, what goes into it.
@@ -206,28 +195,59 @@ func (n *node) runAnalytics(ctx context.Context) error {
 		return ended(err)
 	}
 	sink := requestlog.NewSink(n.requestRows, n.keyring, n.log)
-	events, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.analytics), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
+	var running sync.WaitGroup
+	running.Go(func() {
+		n.consumeAside(ctx, "clickhouse projector", n.analytics, kafka.ConsumerConfig{
+			Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.analytics), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
+		})
 	})
-	if err != nil {
-		return err
-	}
-	requests, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.RequestsTopic(), Name: requestsProjector, Handler: kafka.Bundles(sink), Expires: true, Linger: analyticsLinger, Observer: n.metrics,
+	running.Go(func() {
+		n.consumeAside(ctx, "request log", sink, kafka.ConsumerConfig{
+			Topic: n.cluster.RequestsTopic(), Name: requestsProjector, Handler: kafka.Bundles(sink), Expires: true, Linger: analyticsLinger, Observer: n.metrics,
+		})
 	})
-	if err != nil {
-		return err
+	running.Wait()
+	return nil
+}
+
+const (
+	// asideAgain is how soon a consumer that stopped for good looks whether an operator has mended what it found.
+	asideAgain = 15 * time.Second
+	// asideSettled is for how long it must run then to count as running: finding out takes it up to two seconds.
+	asideSettled = 5 * time.Second
+)
+
+// consumeAside runs a consumer that chat does not need. Where the log is not the one that its store has folded, it stops
+// and says so, and everything else goes on.
+func (n *node) consumeAside(ctx context.Context, name string, sink idler, config kafka.ConsumerConfig) {
+	for ctx.Err() == nil {
+		consumer, err := n.cluster.Consumer(config)
+		if err == nil {
+			err = n.consumeOnce(ctx, name, sink, consumer)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		n.health.gaveUp(name, err)
+		n.log.ErrorContext(ctx, "projector stopped; the node goes on without it", "projector", name, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(asideAgain):
+		}
 	}
-	n.health.watch("clickhouse projector", events, false)
-	n.health.watch("request log", requests, false)
-	n.projectors.Add(events)
-	n.projectors.Add(requests)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return ended(events.Run(ctx)) })
-	group.Go(func() error { return ended(requests.Run(ctx)) })
-	group.Go(func() error { return markIdle(ctx, events, n.analytics, n.log) })
-	group.Go(func() error { return markIdle(ctx, requests, sink, n.log) })
-	return group.Wait()
+}
+
+func (n *node) consumeOnce(ctx context.Context, name string, sink idler, consumer *kafka.Consumer) error {
+	ctx, stop := context.WithCancel(ctx)
+	n.health.watch(name, consumer, false)
+	n.projectors.Add(consumer)
+	settled := time.AfterFunc(asideSettled, func() { n.health.gaveUp(name, nil) })
+	var marking sync.WaitGroup
+	marking.Go(func() { markIdle(ctx, consumer, sink, n.log) })
+	defer marking.Wait()
+	defer stop()
+	defer settled.Stop()
+	return ended(consumer.Run(ctx))
 }
 
 // analyticsLinger lets small batches grow. Each insert makes a part, and merging parts is what ClickHouse spends its time
@@ -286,9 +306,6 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		}
 		if _, err := n.waiters.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "places of dead nodes' waiters not dropped", "error", err)
-		}
-		if _, err := n.deprecated.Sweep(ctx); err != nil && ctx.Err() == nil {
-			n.log.WarnContext(ctx, "old uses of what is deprecated not dropped", "error", err)
 		}
 		if _, err := n.texts.Sweep(ctx, textAge(n.settings.TurnTimeout)); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "text of ended turns not dropped", "error", err)

@@ -35,6 +35,10 @@ type Config struct {
 	IdleTransactionTimeout time.Duration
 	// Relaxed lets commits answer before they are on disk, for work that is begun again where it was cut off.
 	Relaxed bool
+	// Guard keeps requests away from a server that may have lost commits. Default: nobody does.
+	Guard *Guard
+	// Exempt lets the pool through while the guard proves a server: for the fold.
+	Exempt bool
 }
 
 // Validate reports every fault of the configuration at once.

@@ -38,6 +38,9 @@ func Open(ctx context.Context, config Config) (*pgxpool.Pool, error) {
 		pool.Close()
 		return nil, fmt.Errorf("reach postgres: %w", err)
 	}
+	if config.Guard != nil && !config.Exempt {
+		config.Guard.serve(pool)
+	}
 	return pool, nil
 }
 
@@ -66,6 +69,9 @@ func (c Config) apply(parsed *pgxpool.Config) {
 		"idle_in_transaction_session_timeout": milliseconds(c.IdleTransactionTimeout),
 	} {
 		connection.RuntimeParams[name] = value
+	}
+	if c.Guard != nil {
+		c.Guard.guard(parsed, c.Exempt)
 	}
 	if c.Relaxed {
 		connection.RuntimeParams["synchronous_commit"] = "off"

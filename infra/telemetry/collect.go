@@ -3,6 +3,7 @@ package telemetry
 // This file stands beside the work: what is looked up when somebody scrapes, because whoever holds it knows it anyway.
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -104,10 +105,11 @@ type Projectors struct {
 	consumers []*kafka.Consumer
 }
 
-// Add has one more told about.
+// Add has one more told about, or one that takes the place of another of its name.
 func (p *Projectors) Add(consumer *kafka.Consumer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.consumers = slices.DeleteFunc(p.consumers, func(other *kafka.Consumer) bool { return other.Name == consumer.Name })
 	p.consumers = append(p.consumers, consumer)
 }
 
