@@ -1,6 +1,6 @@
 # All that is needed on a fresh machine: Go, gcc (for the race detector), Node.js with npm, and make.
 .DEFAULT_GOAL := build
-.PHONY: setup build run test lint generate fresh bench test-kafka
+.PHONY: setup build run test lint generate fresh bench test-kafka faults
 
 GOLANGCI_LINT := v2.15.0
 OAPI_CODEGEN := v2.8.2
@@ -38,6 +38,13 @@ test-kafka: setup build
 	bin/nido engines --data "$$data/engines" -- bin/kafkatest --data "$$data/kafka" -- sh -c '\
 	go test -tags realkafka -count=1 -timeout 10m ./infra/kafka && \
 	go test -tags realkafka -count=1 -timeout 10m -run "TestTwoNodes|TestProjectorsAndKafkaNodes" ./test/e2e'
+
+# faults runs the tests that kill and stop things in their full length: 24 kills under 10,000 commands, ten kills under the
+# linearizability check, a minute without ClickHouse. About eight minutes. FAULTS="-seed 7" repeats a run's choices.
+faults: setup build
+	go test -count=1 -timeout 20m -v -run '$(full_faults)' ./test/e2e -full $(FAULTS)
+
+full_faults := TestNothingAcknowledgedIsLostOrDoubled|TestFewStreamsUnderManyClients|TestChatsDoNotNotice
 
 # lint also breaks each import rule on purpose.
 lint: $(lint_tool)

@@ -10,7 +10,7 @@ import (
 )
 
 func TestTheDocumentIsSoundAndItsExamplesFit(t *testing.T) {
-	doc, err := loadDocument(document)
+	doc, err := loadDocument()
 	if err != nil {
 		t.Fatal(err)
 	}
