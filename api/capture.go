@@ -75,6 +75,9 @@ func (c *capture) finish() {
 	if record.Account == "" || op == nil {
 		return
 	}
+	for _, mark := range c.x.fading {
+		c.server.config.Deprecations.Used(c.x.caller.Account, c.x.caller.PublicID, mark.item(), record.At)
+	}
 	record.Status, record.Latency = c.status, time.Since(c.started)
 	if entries[record.ErrorCode].Status == 499 {
 		record.Status = 499

@@ -59,13 +59,14 @@ type Config struct {
 	Stats         StatQueries
 
 	// What is neither. All required.
-	Keyring     Keyring
-	Limiter     Limiter
-	Watch       Watch
-	KeyUses     KeyUses
-	Idempotency Idempotency
-	RequestLog  RequestLog
-	Health      Health
+	Keyring      Keyring
+	Limiter      Limiter
+	Watch        Watch
+	KeyUses      KeyUses
+	Deprecations Deprecations
+	Idempotency  Idempotency
+	RequestLog   RequestLog
+	Health       Health
 }
 
 // Validate reports every fault of the configuration at once.
@@ -77,7 +78,7 @@ func (c Config) Validate() error {
 		"ConversationCommands": c.ConversationCommands == nil, "Turns": c.Turns == nil,
 		"Callers": c.Callers == nil, "Accounts": c.Accounts == nil, "Agents": c.Agents == nil, "Keys": c.Keys == nil,
 		"Chats": c.Chats == nil, "Conversations": c.Conversations == nil, "TurnQueries": c.TurnQueries == nil, "TurnTexts": c.TurnTexts == nil, "Logs": c.Logs == nil, "Stats": c.Stats == nil,
-		"Keyring": c.Keyring == nil, "Limiter": c.Limiter == nil, "Watch": c.Watch == nil, "KeyUses": c.KeyUses == nil, "Idempotency": c.Idempotency == nil, "RequestLog": c.RequestLog == nil, "Health": c.Health == nil,
+		"Keyring": c.Keyring == nil, "Limiter": c.Limiter == nil, "Watch": c.Watch == nil, "KeyUses": c.KeyUses == nil, "Deprecations": c.Deprecations == nil, "Idempotency": c.Idempotency == nil, "RequestLog": c.RequestLog == nil, "Health": c.Health == nil,
 	} {
 		if missing {
 			faults = append(faults, fmt.Errorf("api: Config.%s is missing", name))

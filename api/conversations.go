@@ -216,7 +216,7 @@ func (s *Server) linkNext(w http.ResponseWriter, r *http.Request, place *project
 	query := r.URL.Query()
 	query.Set("cursor", *next)
 	link := url.URL{Path: r.URL.Path, RawQuery: query.Encode()}
-	w.Header().Set("Link", "<"+s.config.PublicURL+link.String()+`>; rel="next"`)
+	w.Header().Add("Link", "<"+s.config.PublicURL+link.String()+`>; rel="next"`)
 	w.Header().Set("X-Next-Cursor", *next)
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestTheDocumentIsSoundAndItsExamplesFit(t *testing.T) {
-	doc, err := loadDocument()
+	doc, err := loadDocument(document)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,7 @@ type exchange struct {
 	counted bool              // against the limits
 	refused bool              // a chat that was not accepted: nothing of what it said is kept
 	begun   func(turn string) // called once a streamed turn has been accepted, nil where nobody wants to know
+	fading  []deprecation     // what of the request will be gone one day
 	failed  bool              // the turn had an end that was no reply
 	said    []byte            // of a stream: what the request log has as the answer
 	streams bool              // the answer is a stream

@@ -1135,7 +1135,10 @@ type LogList struct {
 // Me defines model for Me.
 type Me struct {
 	Account MeAccount `json:"account"`
-	Key     MeKey     `json:"key"`
+
+	// Deprecations What the account's keys have used of what will be gone one day, up to a minute old. Answers to such requests carry `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and a `Link` with `rel="deprecation"`.
+	Deprecations []MeDeprecation `json:"deprecations"`
+	Key          MeKey           `json:"key"`
 
 	// Limits Zero means unlimited in an answer, and as the plan has it in a request.
 	Limits Limits `json:"limits"`
@@ -1149,6 +1152,49 @@ type MeAccount struct {
 	// ID Examples: acc_q5kzc3mqwbb2xk5cvfbfx2sk5u
 	ID   AccountID `json:"id"`
 	Plan Plan      `json:"plan"`
+}
+
+// MeDeprecation defines model for Me.deprecations.
+type MeDeprecation struct {
+	// DeprecatedAt RFC 3339, UTC, with milliseconds.
+	//
+	// Examples: 2026-03-14T15:09:26.535Z
+	DeprecatedAt Timestamp `json:"deprecatedAt"`
+
+	// Documentation What to use instead.
+	//
+	// Examples: https://api.example.com/openapi.json
+	Documentation string `json:"documentation"`
+
+	// Field The query parameter or the field of the body; `null` where it is the whole route.
+	//
+	// Examples: slug
+	Field *string `json:"field"`
+
+	// LastUsedAt RFC 3339, UTC, with milliseconds.
+	//
+	// Examples: 2026-03-14T15:09:26.535Z
+	LastUsedAt          Timestamp  `json:"lastUsedAt"`
+	LastUsedByThisKeyAt *Timestamp `json:"lastUsedByThisKeyAt"`
+
+	// Method Examples: POST
+	Method string `json:"method"`
+
+	// Route Examples: /api/agents
+	Route string `json:"route"`
+
+	// SunsetAt RFC 3339, UTC, with milliseconds.
+	//
+	// Examples: 2026-03-14T15:09:26.535Z
+	SunsetAt Timestamp `json:"sunsetAt"`
+
+	// Uses Requests of all of the account's keys.
+	//
+	// Examples: 42
+	Uses int64 `json:"uses"`
+
+	// UsesOfThisKey Examples: 7
+	UsesOfThisKey int64 `json:"usesOfThisKey"`
 }
 
 // MeKey defines model for Me.key.

@@ -35,8 +35,9 @@ type operation struct {
 	bodyRequired bool
 	idempotent   bool // takes an Idempotency-Key
 	chat         bool
-	openAI       bool       // speaks OpenAI's API
-	streams      bool       // may answer with a stream, and then takes as long as the turn
+	openAI       bool // speaks OpenAI's API
+	streams      bool // may answer with a stream, and then takes as long as the turn
+	deprecations []deprecation
 	logAnswer    bool       // whether the request log keeps the answer's body
 	secrets      [][]string // paths of the fields of bodies that never reach the request log
 }
@@ -47,7 +48,7 @@ const (
 	scopeAny  = "any"  // any key will do
 )
 
-func loadDocument() (*openapi3.T, error) {
+func loadDocument(document []byte) (*openapi3.T, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(document)
 	if err != nil {
 		return nil, fmt.Errorf("load openapi.yaml: %w", err)
@@ -116,6 +117,10 @@ func (op *operation) read() error {
 		}
 		op.body, op.bodyRequired = media.Schema.Value, op.spec.RequestBody.Value.Required
 		op.secrets = append(op.secrets, secretPaths(op.body, nil)...)
+	}
+	var err error
+	if op.deprecations, err = op.deprecated(); err != nil {
+		return err
 	}
 	for _, response := range op.spec.Responses.Map() {
 		op.streams = op.streams || response.Value.Content["text/event-stream"] != nil

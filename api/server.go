@@ -29,21 +29,25 @@ const maxBodyBytes = 1 << 20
 
 // Server answers requests. It holds no state that matters.
 type Server struct {
-	config     Config
-	logger     *slog.Logger
-	publicHost string
-	document   []byte      // openapi.json
-	management *mux.Router // what the management API serves
-	agentHost  *mux.Router // what agents' own hosts serve
+	config       Config
+	logger       *slog.Logger
+	publicHost   string
+	document     []byte                 // openapi.json
+	deprecations map[string]deprecation // by their items
+	management   *mux.Router            // what the management API serves
+	agentHost    *mux.Router            // what agents' own hosts serve
 }
 
 // New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
-func New(config Config) (*Server, error) {
+func New(config Config) (*Server, error) { return newServer(config, document) }
+
+// newServer takes the document as well: what a mark in it does is tested with marks that no version of ours has.
+func newServer(config Config, document []byte) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	config = config.withDefaults()
-	doc, err := loadDocument()
+	doc, err := loadDocument(document)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +62,12 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config: config, logger: config.Logger, publicHost: public.Hostname(),
 		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true),
+	}
+	s.deprecations = map[string]deprecation{}
+	for _, op := range ops {
+		for _, mark := range op.deprecations {
+			s.deprecations[mark.item()] = mark
+		}
 	}
 	if s.document, err = doc.MarshalJSON(); err != nil {
 		return nil, fmt.Errorf("write openapi.json: %w", err)
@@ -156,6 +166,10 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 			return
 		}
 		if err := validate(r, op, x.body); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		if err := s.announce(w, r, x); err != nil {
 			s.refuse(w, r, err)
 			return
 		}

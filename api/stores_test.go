@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nidohq/nido/commands"
@@ -271,6 +272,23 @@ func (k keysOf) Get(_ context.Context, account, id string) (projections.Key, err
 func (k keysOf) List(ctx context.Context, account string, _ projections.Page) ([]projections.Key, *projections.Cursor, error) {
 	one, err := k.Get(ctx, account, "abcdefghijkl")
 	return []projections.Key{one}, nil, err
+}
+
+type deprecationsOf struct{ *world }
+
+func (d deprecationsOf) Used(account, publicID, item string, _ time.Time) {
+	d.deprecated[account+" "+publicID+" "+item]++
+}
+
+func (d deprecationsOf) Of(_ context.Context, account, publicID string) ([]projections.DeprecatedUse, error) {
+	var found []projections.DeprecatedUse
+	for name, uses := range d.deprecated {
+		if item, own := strings.CutPrefix(name, account+" "+publicID+" "); own {
+			at := noon
+			found = append(found, projections.DeprecatedUse{Item: item, Uses: uses + 5, LastUsedAt: noon, UsesOfKey: uses, KeyLastUsedAt: &at})
+		}
+	}
+	return append(found, projections.DeprecatedUse{Item: "GET /gone", Uses: 9, LastUsedAt: noon}), nil
 }
 
 type conversationsOf struct{ *world }

@@ -38,7 +38,7 @@ const streamed = `{"query":"a","streaming":true}`
 
 func TestTheEventsOfATurnFitTheDocument(t *testing.T) {
 	w := newWorld(t)
-	doc, err := loadDocument()
+	doc, err := loadDocument(document)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -27,14 +28,15 @@ type Lag struct {
 func (s *Server) GetMe(w http.ResponseWriter, r *http.Request) {
 	caller := exchangeOf(r).caller
 	left, err := s.remaining(r)
+	used, unknown := s.usedDeprecations(r)
 	s.answer(w, r, http.StatusOK, Me{
 		Key: MeKey{
 			ID: keyID(caller.PublicID), Name: caller.Name, Scopes: scopesOut(caller.Scopes), AgentIds: list(caller.AgentIDs),
 			IPAllow: list(caller.IPAllow), ExpiresAt: someTimeAt(caller.ExpiresAt), GraceUntil: someTimeAt(exchangeOf(r).until),
 		},
 		Account: MeAccount{ID: caller.Account, Plan: Plan(caller.Plan)},
-		Limits:  limitsOut(caller.Limits()), Remaining: left,
-	}, err)
+		Limits:  limitsOut(caller.Limits()), Remaining: left, Deprecations: used,
+	}, errors.Join(err, unknown))
 }
 
 // GetLive implements ServerInterface.

@@ -31,34 +31,35 @@ var noon = time.Date(2026, 3, 14, 12, 0, 0, 0, time.UTC)
 
 // world stands behind an API under test.
 type world struct {
-	t         *testing.T
-	server    *Server
-	ops       map[string]*operation
-	logged    *bytes.Buffer // what the logger wrote
-	mu        sync.Mutex
-	lookups   int // of keys
-	callers   map[string]projections.Caller
-	agents    map[string]projections.Agent
-	issued    []commands.IssueKey
-	rotated   []commands.RotateKey
-	described []string
-	used      []string // public ids of keys
-	created   []commands.Meta
-	records   []projections.Request
-	turns     []commands.Turn
-	metas     []commands.Meta
-	send      func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
-	counted   []quota.Request
-	verdict   func(quota.Request) quota.Verdict
-	watched   []commands.DayCount
-	found     map[string]projections.Turn
-	pieces    map[string][]commands.TurnPiece
-	places    freePlaces
-	line      *commands.Line
-	fail      error // what every command answers
-	kept      map[string]*keptAnswer
-	panics    bool
-	ready     bool
+	t          *testing.T
+	server     *Server
+	ops        map[string]*operation
+	logged     *bytes.Buffer // what the logger wrote
+	mu         sync.Mutex
+	lookups    int // of keys
+	callers    map[string]projections.Caller
+	agents     map[string]projections.Agent
+	issued     []commands.IssueKey
+	rotated    []commands.RotateKey
+	described  []string
+	used       []string // public ids of keys
+	created    []commands.Meta
+	records    []projections.Request
+	turns      []commands.Turn
+	metas      []commands.Meta
+	send       func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
+	counted    []quota.Request
+	verdict    func(quota.Request) quota.Verdict
+	watched    []commands.DayCount
+	deprecated map[string]int64 // uses by key and item
+	found      map[string]projections.Turn
+	pieces     map[string][]commands.TurnPiece
+	places     freePlaces
+	line       *commands.Line
+	fail       error // what every command answers
+	kept       map[string]*keptAnswer
+	panics     bool
+	ready      bool
 	// unsettled counts the answers under Idempotency-Keys that the store does not take before it does.
 	unsettled int
 }
@@ -70,10 +71,13 @@ type keptAnswer struct {
 	inFlight    bool
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOf(t, document) }
+
+// newWorldOf is a world with a document of its own.
+func newWorldOf(t *testing.T, document []byte) *world {
 	w := &world{
 		t: t, logged: &bytes.Buffer{}, callers: map[string]projections.Caller{}, agents: map[string]projections.Agent{},
-		kept: map[string]*keptAnswer{}, found: map[string]projections.Turn{}, pieces: map[string][]commands.TurnPiece{}, ready: true,
+		kept: map[string]*keptAnswer{}, found: map[string]projections.Turn{}, pieces: map[string][]commands.TurnPiece{}, ready: true, deprecated: map[string]int64{},
 	}
 	w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
 		return commands.Reply{MessageID: "msg_1", ConversationID: turn.Conversation, Text: "hello back", Model: "echo", CreatedAt: noon, DataKey: plainKey("dk_1")}, nil
@@ -86,17 +90,17 @@ func newWorld(t *testing.T) *world {
 		return verdict
 	}
 	w.line = commands.NewLine(commands.LineConfig{Places: &w.places, OpenTurns: &w.places, Logger: slog.New(slog.DiscardHandler)})
-	server, err := New(Config{
+	server, err := newServer(Config{
 		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
 		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w},
 		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, TurnQueries: w, TurnTexts: w,
-		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Watch: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w,
-	})
+		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Watch: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w, Deprecations: deprecationsOf{w},
+	}, document)
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := loadDocument()
+	doc, err := loadDocument(document)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,6 +65,12 @@ func (d dayCounts) NearLimit(ctx context.Context, percent int) ([]commands.DayCo
 	return counts, err
 }
 
+// deprecations counts uses and reads the counts.
+type deprecations struct {
+	*postgres.DeprecatedUses
+	projections.Deprecations
+}
+
 // once keeps answers under Idempotency-Keys for the API.
 type once struct {
 	store *postgres.Idempotency

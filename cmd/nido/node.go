@@ -60,6 +60,7 @@ type node struct {
 	idempotency *postgres.Idempotency
 	admission   *admission.Admission
 	keyUses     *postgres.KeyUses
+	deprecated  *postgres.DeprecatedUses
 	texts       *postgres.TurnTexts
 	waiters     *postgres.Waiters
 	queue       *requestlog.Queue
@@ -140,6 +141,7 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	}
 	n.admission = admission.New(n.pool).Watched(n.metrics)
 	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
+	n.deprecated = postgres.NewDeprecatedUses(n.foldPool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	n.texts = postgres.NewTurnTexts(n.pool)
 	n.waiters = postgres.NewWaiters(n.pool)
@@ -226,7 +228,7 @@ func (n *node) wireAPI() (err error) {
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds()).Following(n.clickhouse.Folds),
 
-		Keyring: n.keyring, Limiter: n.admission, Watch: n.watch, KeyUses: n.keyUses, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
+		Keyring: n.keyring, Limiter: n.admission, Watch: n.watch, KeyUses: n.keyUses, Deprecations: deprecations{n.deprecated, projections.NewDeprecations(n.pool)}, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})
 	return err
 }

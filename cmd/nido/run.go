@@ -55,6 +55,7 @@ func (n *node) run(ctx context.Context, listener, operators net.Listener, first 
 		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
 	}
 	parts.Go(func() error { return n.keyUses.Run(background) })
+	parts.Go(func() error { return n.deprecated.Run(background) })
 	parts.Go(func() error { return n.watch.Run(background) })
 	queueDone := make(chan struct{})
 	go func() {
@@ -306,6 +307,9 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		}
 		if _, err := n.waiters.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "places of dead nodes' waiters not dropped", "error", err)
+		}
+		if _, err := n.deprecated.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "old uses of what is deprecated not dropped", "error", err)
 		}
 		if _, err := n.texts.Sweep(ctx, textAge(n.settings.TurnTimeout)); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "text of ended turns not dropped", "error", err)
