@@ -69,6 +69,8 @@ var catalogue = []Entry{
 		"`POST /api/agents/{id}/resume` lets it answer again."},
 	{"slug_taken", http.StatusConflict, ConflictError, false, "The slug is taken.", "El slug ya está en uso.",
 		"Choose another, or leave it out: one is made from the name."},
+	{"key_revoked", http.StatusConflict, ConflictError, false, "The key has been revoked.", "La clave fue revocada.",
+		"Issue another: a revoked key never works again."},
 	{"account_exists", http.StatusConflict, ConflictError, false, "This account has been opened already.", "Esta cuenta ya fue abierta.",
 		"Read it instead."},
 	{"conversation_busy", http.StatusConflict, ConflictError, true, "The agent is still answering the message before.", "El agente todavía está respondiendo el mensaje anterior.",

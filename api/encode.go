@@ -5,11 +5,9 @@ package api
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/nidohq/nido/domain/conversation"
 )
@@ -20,13 +18,7 @@ func decode[T any](x *exchange) (T, error) {
 	if len(bytes.TrimSpace(x.body)) == 0 {
 		return value, nil
 	}
-	err := json.Unmarshal(x.body, &value)
-	if _, ok := errors.AsType[*time.ParseError](err); ok { // the 31st of June has the form that openapi.yaml asks for
-		bad := invalid("", "The body holds a time that does not exist.", "El cuerpo contiene una fecha u hora que no existe.")
-		bad.cause = err
-		return value, bad
-	}
-	if err != nil {
+	if err := json.Unmarshal(x.body, &value); err != nil {
 		return value, fmt.Errorf("decode the body: %w", err)
 	}
 	return value, nil

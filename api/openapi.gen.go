@@ -532,7 +532,7 @@ type Agent struct {
 	// MaxOutputTokens Examples: 1024
 	MaxOutputTokens *int `json:"maxOutputTokens"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata Metadata `json:"metadata"`
@@ -577,7 +577,7 @@ type AgentCreate struct {
 	// MaxOutputTokens Examples: 1024
 	MaxOutputTokens *int `json:"maxOutputTokens,omitempty"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata *Metadata `json:"metadata,omitempty"`
@@ -640,7 +640,7 @@ type AgentVersion struct {
 	Instructions    string    `json:"instructions"`
 	MaxOutputTokens *int      `json:"maxOutputTokens"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata  Metadata   `json:"metadata"`
@@ -732,6 +732,13 @@ type CompletionMessage struct {
 // CompletionMessageRole defines model for CompletionMessage.Role.
 type CompletionMessageRole string
 
+// CompletionStream Server-sent events without names: CompletionChunk, or ErrorEnvelope where the turn fails, then `[DONE]`.
+//
+// Examples: data: {}
+//
+// data: [DONE]
+type CompletionStream = string
+
 // CompletionUsage defines model for CompletionUsage.
 type CompletionUsage struct {
 	CompletionTokens int64 `json:"completion_tokens"`
@@ -762,7 +769,7 @@ type Conversation struct {
 	// MessageCount Examples: 4
 	MessageCount int `json:"messageCount"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata Metadata           `json:"metadata"`
@@ -895,7 +902,7 @@ type IssuedKey struct {
 	// LastUsedAt When it was last accepted; up to a minute old.
 	LastUsedAt *Timestamp `json:"lastUsedAt"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata  Metadata   `json:"metadata"`
@@ -938,7 +945,7 @@ type Key struct {
 	// LastUsedAt When it was last accepted; up to a minute old.
 	LastUsedAt *Timestamp `json:"lastUsedAt"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata Metadata `json:"metadata"`
@@ -967,7 +974,7 @@ type KeyIssue struct {
 	// Examples: ["203.0.113.0/24"]
 	IPAllow *[]string `json:"ipAllow,omitempty"`
 
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata *Metadata `json:"metadata,omitempty"`
@@ -1262,7 +1269,7 @@ type MessageRole string
 // MessageStatus How a reply ended; what people said is received.
 type MessageStatus string
 
-// Metadata What the client wants to find again; Nido does not look into it.
+// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 //
 // Examples: {"team":"ventas"}
 type Metadata map[string]string

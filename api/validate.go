@@ -9,15 +9,16 @@ package api
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
+	"unicode/utf8"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -25,7 +26,27 @@ import (
 	"github.com/gorilla/mux"
 )
 
-var parameterOptions = &openapi3filter.Options{SkipSettingDefaults: true}
+var parameterOptions = &openapi3filter.Options{
+	SkipSettingDefaults: true, SchemaValidationOptions: []openapi3.SchemaValidationOption{timesThatExist},
+}
+
+// timesThatExist narrows the validator's own form of a time, which allows the 31st of June: what was allowed must be
+// readable, and it must still be a time of that form once it is told in UTC.
+var timesThatExist = openapi3.WithStringFormatValidator("date-time", openapi3.NewCallbackValidator(func(text string) error {
+	if !rfc3339.MatchString(text) {
+		return errNoTime
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 {
+		return errNoTime
+	}
+	return nil
+}))
+
+var (
+	rfc3339   = regexp.MustCompile(openapi3.FormatOfStringDateTime)
+	errNoTime = errors.New("not a time of RFC 3339")
+)
 
 // validate checks a request against its operation.
 func validate(r *http.Request, op *operation, body []byte) error {
@@ -77,10 +98,18 @@ func validateBody(op *operation, body []byte) error {
 	}
 	value, err := decodeAny(body)
 	if err != nil {
-		return notJSON(err)
+		return err
 	}
-	if err := op.body.VisitJSON(value, openapi3.VisitAsRequest(), openapi3.EnableFormatValidation()); err != nil {
+	if op.openAI { // elsewhere such a field is unknown, and refused as that
+		if field, found := otherLetters(op.body, value, nil); found {
+			return unknownField(field)
+		}
+	}
+	if err := op.body.VisitJSON(value, openapi3.VisitAsRequest(), openapi3.EnableFormatValidation(), timesThatExist); err != nil {
 		return violation("", err)
+	}
+	if hasOddKey(value) {
+		return invalid("metadata", "The keys of metadata must have 1 to 64 characters.", "Las claves de metadata deben tener de 1 a 64 caracteres.")
 	}
 	if !op.chat && bytes.Contains(body, []byte(`\u0000`)) { // chats are sealed; everything else is text in Postgres
 		if field, found := nulField(value, nil); found {
@@ -90,17 +119,16 @@ func validateBody(op *operation, body []byte) error {
 	return nil
 }
 
-func decodeAny(body []byte) (any, error) {
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	var value any
-	if err := decoder.Decode(&value); err != nil {
-		return nil, err
+// hasOddKey looks at the lengths of metadata's keys, of which the validator that is used here knows nothing.
+func hasOddKey(body any) bool {
+	fields, _ := body.(map[string]any)
+	metadata, _ := fields["metadata"].(map[string]any)
+	for key := range metadata {
+		if length := utf8.RuneCountInString(key); length < 1 || length > 64 {
+			return true
+		}
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is more behind the JSON value")
-	}
-	return value, nil
+	return false
 }
 
 func nulField(value any, path []string) (string, bool) {

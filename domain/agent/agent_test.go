@@ -103,7 +103,7 @@ func TestSettingsHaveBounds(t *testing.T) {
 			"too long": func(s *agent.Settings) { s.Name = strings.Repeat("ñ", agent.MaxNameLength+1) },
 		},
 		"instructions": {
-			"too long": func(s *agent.Settings) { s.Instructions = strings.Repeat("x", agent.MaxInstructionsBytes+1) },
+			"too long": func(s *agent.Settings) { s.Instructions = strings.Repeat("x", agent.MaxInstructionsLength+1) },
 		},
 		"model": {
 			"empty":    func(s *agent.Settings) { s.Model = "" },
@@ -148,7 +148,7 @@ func TestSettingsHaveBounds(t *testing.T) {
 		}
 	}
 	brim := agent.Settings{
-		Name: strings.Repeat("ñ", agent.MaxNameLength), Instructions: strings.Repeat("x", agent.MaxInstructionsBytes),
+		Name: strings.Repeat("ñ", agent.MaxNameLength), Instructions: strings.Repeat("x", agent.MaxInstructionsLength),
 		Model: strings.Repeat("ñ", agent.MaxModelLength), Temperature: new(2.0), MaxOutputTokens: new(agent.MaxMaxOutputTokens),
 		HistoryLimit: new(agent.MaxHistoryLimit), RateLimit: &agent.RateLimit{}, Metadata: entries(agent.MaxMetadata - 1),
 	}

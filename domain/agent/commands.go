@@ -13,14 +13,14 @@ import (
 
 // Bounds of the settings.
 const (
-	MaxNameLength        = 200     // characters
-	MaxInstructionsBytes = 128_000 // bytes
-	MaxModelLength       = 200     // characters
-	MaxMaxOutputTokens   = 1_000_000
-	MaxHistoryLimit      = 200 // messages
-	MaxMetadata          = 50  // entries
-	MaxMetadataKey       = 64  // characters
-	MaxMetadataValue     = 512 // characters
+	MaxNameLength         = 200     // characters
+	MaxInstructionsLength = 128_000 // characters
+	MaxModelLength        = 200     // characters
+	MaxMaxOutputTokens    = 1_000_000
+	MaxHistoryLimit       = 200 // messages
+	MaxMetadata           = 50  // entries
+	MaxMetadataKey        = 64  // characters
+	MaxMetadataValue      = 512 // characters
 )
 
 // Command is one of the commands below. Each names the account that asks; another account's agent does not exist.
@@ -111,8 +111,8 @@ func (s Settings) check() error {
 		return invalid("name", "name must not be empty")
 	case utf8.RuneCountInString(s.Name) > MaxNameLength:
 		return invalid("name", "name must have at most %d characters", MaxNameLength)
-	case len(s.Instructions) > MaxInstructionsBytes:
-		return invalid("instructions", "instructions must have at most %d bytes", MaxInstructionsBytes)
+	case utf8.RuneCountInString(s.Instructions) > MaxInstructionsLength:
+		return invalid("instructions", "instructions must have at most %d characters", MaxInstructionsLength)
 	case strings.TrimSpace(s.Model) == "":
 		return invalid("model", "model must not be empty")
 	case utf8.RuneCountInString(s.Model) > MaxModelLength:

@@ -202,7 +202,7 @@ func TestRotation(t *testing.T) {
 		"the same secret again is nothing new":                        tell.Given(issued, rotated("new", time.Hour)).When(rotate("new", time.Hour)).ThenNothing(),
 		"a key that does not exist is not rotated":                    tell.Given().When(rotate("new", 0)).ThenRefused("key_not_found", ""),
 		"another account's key is not rotated":                        tell.Given(issued).When(rotate("new", 0, func(c *apikey.Rotate) { c.Account = "acc_2" })).ThenRefused("key_not_found", ""),
-		"a revoked key is not rotated":                                tell.Given(issued, apikey.Revoked{}).When(rotate("new", 0)).ThenRefused("invalid_request", "id"),
+		"a revoked key is not rotated":                                tell.Given(issued, apikey.Revoked{}).When(rotate("new", 0)).ThenRefused("key_revoked", ""),
 		"a rotated key is revoked with all its secrets":               tell.Given(issued, rotated("new", time.Hour)).When(apikey.Revoke{Account: "acc_1"}).Then(apikey.Revoked{}),
 		"a key that may do less is not shown the new secret":          tell.Given(issued).When(rotate("new", 0, by([]apikey.Scope{apikey.KeysWrite}, nil))).ThenRefused("grant_exceeded", "scopes"),
 		"nor one that is bound to some agents":                        tell.Given(issued).When(rotate("new", 0, by([]apikey.Scope{apikey.Chat}, []string{"agt_1"}))).ThenRefused("grant_exceeded", "agentIds"),

@@ -149,7 +149,7 @@ func (c Rotate) decide(s State) ([]Event, error) {
 	case s.Secret == hex.EncodeToString(c.Hash):
 		return nil, nil
 	case s.Revoked:
-		return nil, domain.RefuseField("id", "invalid_request", "a revoked key cannot be rotated; issue another")
+		return nil, domain.Refuse("key_revoked", "a revoked key cannot be rotated; issue another")
 	case field != "":
 		return nil, domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: %s", what)
 	case c.Grace < 0 || c.Grace > MaxGrace:
