@@ -997,7 +997,7 @@ type KeyList struct {
 
 // KeyPatch defines model for KeyPatch.
 type KeyPatch struct {
-	// Metadata What the client wants to find again; Nido does not look into it.
+	// Metadata What the client wants to find again; Nido does not look into it. Keys have 1 to 64 characters.
 	//
 	// Examples: {"team":"ventas"}
 	Metadata *Metadata `json:"metadata,omitempty"`
