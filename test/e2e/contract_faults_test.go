@@ -189,7 +189,7 @@ func (c *contract) spoilBytes(rt *rapid.T, in *request) {
 		{"null", true, func() []byte { return []byte("null") }},
 		{"a byte order mark", true, func() []byte { return append([]byte("\ufeff"), in.body...) }},
 		{"UTF-16", true, func() []byte { return []byte("\xff\xfe{\x00}\x00") }},
-		{"invalid UTF-8", true, func() []byte { return []byte(strings.Replace(string(in.body), `"`, "\"\xff\xc0\xaf", 1)) }},
+		{"invalid UTF-8", true, func() []byte { return withField(in.body, "\"\xff\xc0\xaf\":1") }},
 		{"invalid UTF-8 in a value", true, func() []byte {
 			at := bytes.LastIndexByte(in.body, '"')
 			if at < 0 {

@@ -96,8 +96,11 @@ func (c *contract) aim(rt *rapid.T, in *request) {
 
 // pick is an id that is there, nearly always.
 func (c *contract) pick(rt *rapid.T, op operation, kind string, schema *openapi3.Schema) string {
-	if kind == "agent" {
+	switch kind {
+	case "agent":
 		kind = "agents"
+	case "models":
+		kind = "slugs"
 	}
 	known := c.known(kind)
 	if kind == "agents" && (op.method == http.MethodGet || op.spec.Extensions["x-nido-scope"] == "chat") {
