@@ -44,6 +44,8 @@ func main() {
 		Rebuild   rebuildCommand   `cmd:"" help:"Fold read models anew from the log while the old ones serve, and switch."`
 		Verify    verifyCommand    `cmd:"" help:"Fold the log afresh and compare the read models with it; exits 1 where they differ."`
 		Skip      skipCommand      `cmd:"" help:"Pass over a record that no projector can read."`
+		Backup    backupCommand    `cmd:"" help:"Copy what cannot be folded from anything else into a directory, while nodes serve."`
+		Restore   restoreCommand   `cmd:"" help:"Put a backup into empty stores."`
 		Engines   enginesCommand   `cmd:"" help:"Run only the embedded engines, or a command beside them."`
 	}
 	command := kong.Parse(&commands, kong.Name("nido"), kong.Description("Host AI agents behind an API."),

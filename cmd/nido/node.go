@@ -133,6 +133,9 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if err := postgres.Migrate(ctx, n.foldPool); err != nil {
 		return err
 	}
+	if err := postgres.Restored(ctx, n.foldPool); err != nil {
+		return err
+	}
 	if n.keyring, err = keyring.New(ctx, n.pool, master); err != nil {
 		return err
 	}

@@ -43,6 +43,9 @@ func (s logSettings) open(ctx context.Context, log *slog.Logger) (*operator, err
 	if o.pool, err = o.openPool(ctx, readSchema, false); err != nil {
 		return nil, err
 	}
+	if err := postgres.Restored(ctx, o.pool); err != nil {
+		return nil, closing(err, o.close)
+	}
 	o.cluster, err = kafka.Open(ctx, kafka.Config{
 		Brokers: s.KafkaBrokers, Prefix: s.KafkaPrefix, ClientID: "nido-operator", MustExist: true, Logger: log,
 	})

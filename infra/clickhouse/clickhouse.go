@@ -205,3 +205,22 @@ func (c *Client) Ping(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Holds lists the tables that have rows, in our database and those of all generations.
+func (c *Client) Holds(ctx context.Context) (occupied []string, err error) {
+	const query = `SELECT concat('clickhouse has rows in ', database, '.', name) FROM system.tables
+		WHERE (database = {db:String} OR match(database, concat('^', {db:String}, '_[0-9]+$'))) AND total_rows > 0 ORDER BY database, name`
+	rows, err := c.Query(ctx, query, clickhouse.Named("db", c.Database))
+	if err != nil {
+		return nil, fmt.Errorf("look into clickhouse: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var table string
+		if err := rows.Scan(&table); err != nil {
+			return nil, fmt.Errorf("look into clickhouse: %w", err)
+		}
+		occupied = append(occupied, table)
+	}
+	return occupied, rows.Err()
+}

@@ -38,7 +38,22 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("kafka configuration: %w", err)
 	}
-	config = config.withDefaults()
+	cluster, err := connect(ctx, config.withDefaults())
+	if err != nil {
+		return nil, err
+	}
+	prepare := cluster.ensureTopics
+	if config.MustExist {
+		prepare = cluster.findTopics
+	}
+	if err := prepare(ctx); err != nil {
+		return nil, errors.Join(err, cluster.client.Close())
+	}
+	return cluster, nil
+}
+
+// connect knows the brokers, and looks at no topic.
+func connect(ctx context.Context, config Config) (*Cluster, error) {
 	conf := config.client()
 	conf.Metadata.Full = true // to know the controller, who creates topics, and the brokers, whose count sets the replicas
 	client, err := await(ctx, func() (sarama.Client, error) { return sarama.NewClient(config.Brokers, conf) },
@@ -46,15 +61,7 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to kafka: %w", err)
 	}
-	cluster := &Cluster{config: config, client: client}
-	prepare := cluster.ensureTopics
-	if config.MustExist {
-		prepare = cluster.findTopics
-	}
-	if err := prepare(ctx); err != nil {
-		return nil, errors.Join(err, client.Close())
-	}
-	return cluster, nil
+	return &Cluster{config: config, client: client}, nil
 }
 
 // Events is the topic of commits.
