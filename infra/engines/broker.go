@@ -44,6 +44,7 @@ func (s *station) startBroker() (*broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the kafka broker: %w", err)
 	}
+	(&reserve{folder: folder, logger: s.Logger}).guard(cluster)
 	return &broker{cluster: cluster, port: s.kafka.Addr().(*net.TCPAddr).Port}, nil
 }
 

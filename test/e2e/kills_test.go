@@ -45,6 +45,7 @@ type killable struct {
 	listen  [4]string
 	clients [2]*client
 	killed  map[string]int
+	way     []string // into which the engines are started
 }
 
 var killableRoles = [4]string{"api,sweeper", "api,sweeper", "projector", "projector"}
@@ -52,7 +53,14 @@ var killableRoles = [4]string{"api,sweeper", "api,sweeper", "projector", "projec
 func startKillable(t *testing.T, settings ...string) *killable {
 	t.Helper()
 	in := &killable{t: t, dir: t.TempDir(), killed: map[string]int{}}
-	in.engines, in.env = startEngines(t, in.dir)
+	in.start(settings...)
+	return in
+}
+
+func (in *killable) start(settings ...string) {
+	t := in.t
+	t.Helper()
+	in.engines, in.env = startEnginesBy(t, in.way, in.dir)
 	// Nodes that are killed in the middle of an answer reach ClickHouse through a tunnel, see there.
 	in.env = append(in.env, throughTunnel(t, variable(t, in.env, "NIDO_CLICKHOUSE_URL")))
 	in.env = append(in.env, settings...)
@@ -64,7 +72,6 @@ func startKillable(t *testing.T, settings ...string) *killable {
 	for i := range in.clients {
 		in.clients[i] = newClient(t, in.nodes[i].base, in.key)
 	}
-	return in
 }
 
 func (in *killable) startNode(i int) {
@@ -108,7 +115,7 @@ func (in *killable) kill(what string) {
 // startEngines starts them again on the same data, where they must be found at the same addresses.
 func (in *killable) startEngines() {
 	in.t.Helper()
-	engines, env := startEngines(in.t, in.dir)
+	engines, env := startEnginesBy(in.t, in.way, in.dir)
 	in.engines = engines
 	for _, line := range env {
 		if !strings.HasPrefix(line, "NIDO_CLICKHOUSE_URL=") && !slices.Contains(in.env, line) {

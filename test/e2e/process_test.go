@@ -48,11 +48,18 @@ type process struct {
 // launch starts a nido without waiting for anything. It is killed when the test ends.
 func launch(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
+	return launchBy(t, nil, env, args...)
+}
+
+// launchBy starts a nido by way of a program that becomes it.
+func launchBy(t testing.TB, way []string, env []string, args ...string) *process {
+	t.Helper()
 	file, err := os.CreateTemp(t.TempDir(), "nido-*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(binary(t), args...), log: file.Name(), gone: make(chan struct{})}
+	command := slices.Concat(way, []string{binary(t)}, args)
+	p := &process{t: t, cmd: exec.Command(command[0], command[1:]...), log: file.Name(), gone: make(chan struct{})}
 	p.cmd.Env = append(withoutNido(os.Environ()), env...)
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	if err := p.cmd.Start(); err != nil {
@@ -131,7 +138,12 @@ func startNode(t testing.TB, engines []string, roles string, env ...string) *pro
 // startEngines starts `nido engines` and returns the variables that it prints.
 func startEngines(t testing.TB, dir string) (*process, []string) {
 	t.Helper()
-	p := launch(t, nil, "engines", "--data", dir)
+	return startEnginesBy(t, nil, dir)
+}
+
+func startEnginesBy(t testing.TB, way []string, dir string) (*process, []string) {
+	t.Helper()
+	p := launchBy(t, way, nil, "engines", "--data", dir)
 	var env []string
 	await(t, time.Minute, "the engines' variables", func() bool {
 		env = env[:0]
