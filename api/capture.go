@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nidohq/nido/projections"
@@ -172,5 +173,5 @@ func short(text string) string {
 	if !printable(text) {
 		return ""
 	}
-	return text[:min(len(text), most)]
+	return strings.ToValidUTF8(text[:min(len(text), most)], "") // the cut may lie within a character
 }

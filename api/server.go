@@ -4,12 +4,14 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -225,7 +227,10 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, op *operation)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return &Problem{Code: "request_timeout", cause: err}
 		}
-		return &Problem{Code: "request_cancelled", cause: err} // the connection broke in the middle
+		if _, broken := errors.AsType[net.Error](err); broken || errors.Is(err, io.ErrUnexpectedEOF) || r.Context().Err() != nil {
+			return &Problem{Code: "request_cancelled", cause: err} // the connection broke in the middle
+		}
+		return invalid("", "The body's framing is not valid.", "El enmarcado del cuerpo no es válido.") // of its chunks
 	}
 	if op.body == nil && len(bytes.TrimSpace(body)) > 0 {
 		if text := bytes.TrimSpace(body); !bytes.Equal(text, []byte("{}")) {
@@ -285,13 +290,23 @@ func allowed(router *mux.Router, r *http.Request) []string {
 // printable reports whether a text can be kept: UTF-8 without NUL.
 func printable(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }
 
+// Patience bounds how long a client may take to say what it wants.
+type Patience struct {
+	// Header is for the request's head, from its first byte or the connection's beginning. Default 5 seconds.
+	Header time.Duration
+	// Whole is for head and body together. Default 30 seconds.
+	Whole time.Duration
+}
+
 // NewServer returns an HTTP server with the limits that Nido runs under. Write deadlines are set per route.
-func NewServer(addr string, handler http.Handler) *http.Server {
+func NewServer(addr string, handler http.Handler, patience Patience) *http.Server {
 	return &http.Server{
 		Addr: addr, Handler: handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
+		ReadHeaderTimeout: cmp.Or(patience.Header, 5*time.Second),
+		ReadTimeout:       cmp.Or(patience.Whole, 30*time.Second),
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		// OPTIONS * is a route like any that there is not; the server's own answer has no id.
+		DisableGeneralOptionsHandler: true,
 	}
 }

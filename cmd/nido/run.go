@@ -83,7 +83,7 @@ func (n *node) run(ctx context.Context, listener, operators net.Listener, first 
 // serve answers HTTP until the context ends or a part fails, then finishes the running turns.
 func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, listener net.Listener, first func(context.Context) error) error {
 	requests := &running{handler: n.handler}
-	server := api.NewServer("", requests)
+	server := api.NewServer("", requests, api.Patience{Header: n.settings.HeaderTimeout, Whole: n.settings.BodyTimeout})
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
 

@@ -37,6 +37,9 @@ type nodeSettings struct {
 	TurnTimeout    time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
 	StopTimeout    time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
 
+	HeaderTimeout time.Duration `help:"How long a client may take to send a request's head." default:"5s" env:"NIDO_HEADER_TIMEOUT"`
+	BodyTimeout   time.Duration `help:"How long a client may take to send a request with its body." default:"30s" env:"NIDO_BODY_TIMEOUT"`
+
 	ClaimTimeout time.Duration `help:"How long the slug of an agent that is being created may stay unbound before it is bound or given back." default:"5m" env:"NIDO_CLAIM_TIMEOUT"`
 
 	OperatorListen string  `help:"Where operators find metrics, profiles and health, without a key: an address that only they reach, off, or auto, which is 127.0.0.1:9464 or, where that is taken, any port of 127.0.0.1." default:"auto" env:"NIDO_OPERATOR_LISTEN" placeholder:"ADDR"`

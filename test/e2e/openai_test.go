@@ -201,16 +201,26 @@ func TestOfficialClientsOfOpenAI(t *testing.T) {
 		}
 	})
 
-	t.Run("the npm package", func(t *testing.T) {
-		if _, err := os.Stat(filepath.Join("..", "sdk", "node_modules", "openai", "package.json")); err != nil {
-			t.Fatal("the packages of test/sdk are not installed: run `npm ci --ignore-scripts` there")
-		}
-		script := exec.CommandContext(ctx, "node", filepath.Join("..", "sdk", "openai.test.mjs"))
-		script.Env = append(os.Environ(), "NIDO_SDK_BASE="+f.nameAt, "NIDO_SDK_KEY="+f.root.key, "NIDO_SDK_MODEL="+f.agent.Slug, "NIDO_SDK_WHOLE="+whole)
-		if output, err := script.CombinedOutput(); err != nil {
-			t.Errorf("%v\n%s", err, output)
-		}
-	})
+	for script, packages := range map[string]string{"openai.test.mjs": "openai", "vercel.test.mjs": "ai"} {
+		t.Run("the npm package "+packages, func(t *testing.T) {
+			if _, err := os.Stat(filepath.Join("..", "sdk", "node_modules", packages, "package.json")); err != nil {
+				t.Fatal("the packages of test/sdk are not installed: run `npm ci --ignore-scripts` there")
+			}
+			limited := f.root.createAgent("Limitado " + packages)
+			f.root.must(http.StatusOK, "PATCH", "/api/agents/"+limited.ID, map[string]any{"rateLimit": map[string]int{"perMinute": 1}})
+			cut := f.model.Stats().Cut
+			node := exec.CommandContext(ctx, "node", filepath.Join("..", "sdk", script))
+			node.Env = append(os.Environ(), "NIDO_SDK_BASE="+f.nameAt, "NIDO_SDK_KEY="+f.root.key, "NIDO_SDK_MODEL="+f.agent.Slug, "NIDO_SDK_AGENT="+f.agent.ID,
+				"NIDO_SDK_LIMITED="+limited.Slug, "NIDO_SDK_WHOLE="+whole)
+			if output, err := node.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, output)
+			}
+			await(t, 5*time.Second, "the model's calls for clients that left to be cut", func() bool {
+				now := f.model.Stats()
+				return now.Cut > cut && now.Active == 0
+			})
+		})
+	}
 }
 
 func (f facade) lastAsked() modeltest.Request {
