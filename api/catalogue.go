@@ -108,7 +108,11 @@ var catalogue = []Entry{
 		"Send the message again."},
 
 	{"upstream_rate_limited", http.StatusServiceUnavailable, UpstreamError, true, "The model provider is limiting requests.", "El proveedor del modelo está limitando las solicitudes.",
-		"Wait and send the message again."},
+		"Wait for `Retry-After`, which is the provider's own where it has said one, and send the message again."},
+	{"upstream_busy", http.StatusServiceUnavailable, UpstreamError, true, "The model provider has as many calls under way as it may.", "El proveedor del modelo ya atiende todas las llamadas que puede.",
+		"Wait and send the message again. Whoever runs this installation bounds the calls of each provider."},
+	{"upstream_unavailable", http.StatusServiceUnavailable, UpstreamError, true, "The model provider keeps failing and is left alone for a moment.", "El proveedor del modelo falla una y otra vez y no se lo llama por unos segundos.",
+		"Send the message again after `Retry-After`; then the provider is tried again."},
 	{"unavailable", http.StatusServiceUnavailable, APIError, true, "A part of the installation is unavailable at the moment.", "Una parte del servicio no está disponible por ahora.",
 		"Repeat the request after `Retry-After`, with the same `Idempotency-Key` where it writes."},
 	{"unknown_outcome", http.StatusServiceUnavailable, APIError, true, "It is not known yet whether the request took effect.", "Aún no se sabe si la solicitud tuvo efecto.",
@@ -117,7 +121,7 @@ var catalogue = []Entry{
 		"Repeat the request after `Retry-After`. Nothing is lost meanwhile, and nothing else is affected."},
 
 	{"upstream_timeout", http.StatusGatewayTimeout, UpstreamError, true, "The model provider did not answer in time.", "El proveedor del modelo no respondió a tiempo.",
-		"Send the message again."},
+		"Send the message again. `details.timeout` says what took too long: `connect`, `first_token`, `idle` (the next token) or `total`."},
 	{"timeout", http.StatusGatewayTimeout, APIError, true, "The request took too long.", "La solicitud tardó demasiado.",
 		"Repeat the request; with the same `Idempotency-Key` where it writes."},
 }

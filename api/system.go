@@ -83,8 +83,9 @@ func ErrorsPage() string {
 <!-- Written from the catalogue in api/catalogue.go; a test compares. -->
 
 Every error of every route has this envelope. ` + "`code`" + ` never changes its meaning; ` + "`message`" + ` is for people and follows
-` + "`Accept-Language`" + ` (en, es). ` + "`retryable`" + ` says whether the same request can succeed later. With
-` + "`Accept: application/problem+json`" + ` the same facts come as RFC 9457 has them.
+` + "`Accept-Language`" + ` (en, es). ` + "`retryable`" + ` says whether the same request can succeed later, and ` + "`retryAfterMs`" + ` when; the headers
+` + "`Retry-After`" + ` (whole seconds) and ` + "`Retry-After-Ms`" + ` say the same. In a stream only the envelope can say it, in ` + "`turn.failed`" + `.
+With ` + "`Accept: application/problem+json`" + ` the same facts come as RFC 9457 has them.
 
 ` + "```json" + `
 {"error": {"code": "invalid_request", "message": "query is missing.", "type": "invalid_request_error", "param": "query",

@@ -97,7 +97,7 @@ func (c *Chat) end(open *opening, said generation) (conversation.Command, error)
 	case errors.Is(said.err, errStopping):
 		return failed(Interrupted), &ModelError{Code: Interrupted, Retryable: true, Err: said.err}
 	case errors.Is(said.err, context.DeadlineExceeded):
-		return failed("upstream_timeout"), &ModelError{Code: "upstream_timeout", Retryable: true, Err: said.err}
+		return failed("upstream_timeout"), &ModelError{Code: "upstream_timeout", Retryable: true, Timeout: "total", Err: said.err}
 	case ok:
 		return failed(modelError.Code), modelError
 	}

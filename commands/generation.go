@@ -32,7 +32,8 @@ type generation struct {
 func generate(ctx context.Context, model Model, prompt Prompt, clock Clock, say func(string)) generation {
 	var text strings.Builder
 	result := generation{model: prompt.Model}
-	var told conversation.Usage // by the provider
+	var told conversation.Usage     // by the provider
+	asked := tokensOfPrompt(prompt) // the prompt is let go of when it has been sent
 	pieces := int64(0)
 	start := clock()
 	for chunk, err := range model.Complete(ctx, prompt) {
@@ -62,22 +63,19 @@ func generate(ctx context.Context, model Model, prompt Prompt, clock Clock, say 
 	if ctx.Err() != nil { // whatever the provider's client made of it
 		result.err = context.Cause(ctx)
 	}
-	result.usage = used(told, prompt, result, pieces)
+	result.usage = used(told, asked, result, pieces)
 	return result
 }
 
 // used is what the provider has told of a reply's tokens. Most tell them at its end, which a reply that breaks off does not
 // have: what it has cost until then is estimated, and marked so. Where nothing was said nothing is made up.
-func used(told conversation.Usage, prompt Prompt, said generation, pieces int64) conversation.Usage {
+func used(told conversation.Usage, asked int64, said generation, pieces int64) conversation.Usage {
 	if pieces == 0 || said.err == nil && told != (conversation.Usage{}) {
 		return told
 	}
 	usage := told
 	if usage.InputTokens == 0 {
-		usage.InputTokens = tokensOf(prompt.Instructions)
-		for _, message := range prompt.Messages {
-			usage.InputTokens += tokensOf(message.Text)
-		}
+		usage.InputTokens = asked
 	}
 	// Providers send a token or more with each piece.
 	usage.OutputTokens = max(usage.OutputTokens, pieces, tokensOf(said.text))
@@ -88,3 +86,11 @@ func used(told conversation.Usage, prompt Prompt, said generation, pieces int64)
 // tokensOf estimates how many tokens a text has: most languages that are written in letters have about four of them to a
 // token.
 func tokensOf(text string) int64 { return (int64(utf8.RuneCountInString(text)) + 3) / 4 }
+
+func tokensOfPrompt(prompt Prompt) int64 {
+	sum := tokensOf(prompt.Instructions)
+	for _, message := range prompt.Messages {
+		sum += tokensOf(message.Text)
+	}
+	return sum
+}

@@ -29,6 +29,14 @@ const (
 	leaveTimeout = 2 * time.Second
 )
 
+// How a wait went.
+const (
+	WaitFree   = "free"   // the message went on
+	WaitBusy   = "busy"   // too many were before it, or it took too long
+	WaitLeft   = "left"   // its client left
+	WaitFailed = "failed" // a store could not be asked, or the process stops
+)
+
 // Places are where messages wait, on all nodes together.
 type Places interface {
 	// Take gives a waiter one of so many places before a conversation; false where all are taken. A place that is not given
@@ -49,7 +57,7 @@ type LineConfig struct {
 	Places    Places
 	OpenTurns OpenTurns
 	Patience  time.Duration // of a message; default LinePatience
-	// Waited is told how each wait went, "free", "busy" (too many before it, or too long), "left" or "failed"; default nobody.
+	// Waited is told how each wait went; default nobody.
 	Waited func(how string, waited time.Duration)
 	Logger *slog.Logger
 }
@@ -93,13 +101,13 @@ type Waiter struct {
 // Enter takes a place. It returns a *domain.Refusal (conversation_busy) where there is none.
 func (l *Line) Enter(ctx context.Context, conversation domain.StreamID) (*Waiter, error) {
 	now := time.Now()
-	w := &Waiter{line: l, stream: conversation, id: "wait_" + rand.Text(), began: now, deadline: now.Add(l.Patience), how: "failed"}
+	w := &Waiter{line: l, stream: conversation, id: "wait_" + rand.Text(), began: now, deadline: now.Add(l.Patience), how: WaitFailed}
 	took, err := l.Places.Take(ctx, conversation, w.id, lineLength, l.Patience+leaveTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("take a place before the conversation: %w: %w", ErrUnavailable, err)
 	}
 	if !took {
-		l.Waited("busy", 0)
+		l.Waited(WaitBusy, 0)
 		return nil, domain.Refuse("conversation_busy", "%d messages are waiting for this conversation already; try again later", lineLength)
 	}
 	return w, nil
@@ -129,7 +137,7 @@ func (w *Waiter) Await(ctx context.Context) error {
 	}
 	select {
 	case <-w.line.watch(context.WithoutCancel(ctx), w.stream):
-		w.how = "free"
+		w.how = WaitFree
 		return nil
 	case <-limited.Done():
 		w.line.unwatch(w.stream)
@@ -141,13 +149,13 @@ func (w *Waiter) Await(ctx context.Context) error {
 func (w *Waiter) failed(ctx context.Context, why error) error {
 	switch {
 	case ctx.Err() != nil:
-		w.how = "left"
+		w.how = WaitLeft
 		return fmt.Errorf("wait for the conversation: %w", context.Cause(ctx))
 	case errors.Is(why, errPatience):
-		w.how = "busy"
+		w.how = WaitBusy
 		return domain.Refuse("conversation_busy", "the conversation has been busy for %v; try again later", w.line.Patience)
 	}
-	w.how = "failed"
+	w.how = WaitFailed
 	return fmt.Errorf("wait for the conversation: %w: %w", ErrUnavailable, why)
 }
 

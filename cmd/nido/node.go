@@ -202,7 +202,7 @@ func (n *node) wireCommands() (err error) {
 	}
 	n.chat = commands.NewChat(commands.ChatConfig{
 		Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Texts: n.texts, Observer: n.metrics, Logger: n.log,
-		Line: commands.NewLine(commands.LineConfig{Places: n.waiters, OpenTurns: projections.NewConversations(n.pool), Logger: n.log}),
+		Line: commands.NewLine(commands.LineConfig{Places: n.waiters, OpenTurns: projections.NewConversations(n.pool), Waited: n.metrics.MessageWaited, Logger: n.log}),
 	}, store, n.keyring, n.models)
 	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Observer: n.metrics, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)

@@ -81,6 +81,8 @@ func (n *node) wireMetrics() {
 	n.projectors = m.Projectors()
 	m.Standing(n.health.stands)
 	m.Gauge("turns_open", "Turns that run on this node.", func() float64 { return float64(n.chat.Open()) })
+	m.Gauge("turns_waiting", "Messages that wait on this node for a busy conversation.", func() float64 { return float64(n.chat.Line.Waiting()) })
+	m.Providers(n.models.Standings)
 	m.Gauge("turn_ends_pending", "Ends of turns that are still being tried behind their requests.", func() float64 { return float64(n.chat.Ending()) })
 	m.Gauge("admission_waiting", "Requests that wait to be counted against their limits.", func() float64 { return float64(n.admission.Waiting()) })
 	m.Counter("admission_calls_total", "Calls of Postgres that counted requests.", func() float64 { return float64(n.admission.Calls()) })

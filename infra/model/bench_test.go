@@ -57,7 +57,7 @@ func BenchmarkCompletionOf20Tokens(b *testing.B) {
 		name string
 		call func(b *testing.B)
 	}{
-		{"bytes", func(b *testing.B) { readBytes(b, router.transport, server.OpenAI()+"/chat/completions", body) }},
+		{"bytes", func(b *testing.B) { readBytes(b, router.transports[0], server.OpenAI()+"/chat/completions", body) }},
 		{"nido", complete(router, prompt)},
 		{"openai-go", complete(bySDK(b, server.OpenAI()), prompt)},
 		{"anthropic-sdk-go", complete(router, claude)},

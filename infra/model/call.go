@@ -6,7 +6,6 @@ package model
 import (
 	"context"
 	"errors"
-	"iter"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -21,10 +20,16 @@ const (
 	// drainTimeout is how long a reply that is complete may take to end its HTTP body. Only a body read to its end gives
 	// the connection back for the next call.
 	drainTimeout = 50 * time.Millisecond
+	// shortWait is the longest wait for a provider where another one can be asked instead.
+	shortWait = time.Second
 )
 
-// errStopped ends an attempt whose caller has heard enough.
-var errStopped = errors.New("the caller has heard enough")
+var (
+	// errStopped ends an attempt whose caller has heard enough.
+	errStopped = errors.New("the caller has heard enough")
+	// errTotal ends a call that takes too long as a whole.
+	errTotal = errors.New("the whole call took too long")
+)
 
 // protocol speaks one provider's API.
 type protocol interface {
@@ -36,45 +41,90 @@ type protocol interface {
 type upstream struct {
 	protocol protocol
 	sender   *sender
+	gate     *gate
 	config   Config
 }
 
-func newUpstream(c Config, transport *http.Transport, protocol protocol) *upstream {
-	return &upstream{protocol: protocol, sender: newSender(transport, maxEvent(c.MaxReplyBytes)), config: c}
+func newUpstream(name string, c Config, transport *http.Transport, protocol protocol) *upstream {
+	return &upstream{protocol: protocol, sender: newSender(transport, maxEvent(c.MaxReplyBytes)), gate: newGate(name, c), config: c}
 }
 
 // maxEvent is how long one JSON document of a reply may be: text is escaped, and there is something around it.
 func maxEvent(maxReplyBytes int) int { return 2*maxReplyBytes + 64<<10 }
 
-// Complete calls the provider, again where that may help and no text has come yet.
-func (u *upstream) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2[commands.Chunk, error] {
-	return func(yield func(commands.Chunk, error) bool) {
-		calling, cancel := context.WithCancel(ctx)
-		defer cancel() // closes the connection of a call that is still under way
-		reply := &reply{
-			yield: yield, sent: func() { prompt.Messages, prompt.Instructions = nil, "" }, model: prompt.Model, limit: u.config.MaxReplyBytes,
-			first: u.config.FirstTokenTimeout, idle: u.config.IdleTimeout,
-			patience: time.AfterFunc(u.config.FirstTokenTimeout, cancel), deadline: time.Now().Add(u.config.FirstTokenTimeout),
-		}
-		defer reply.patience.Stop()
-		for repetition := 0; ; repetition++ {
-			err := u.protocol.attempt(calling, u.sender, prompt, reply)
-			if err == nil || reply.stopped {
-				return
+// complete calls the provider, again where that may help and no text has come yet.
+func (u *upstream) complete(ctx context.Context, prompt *commands.Prompt, until time.Time, more bool, yield func(commands.Chunk, error) bool) *fault {
+	calling, cancel := context.WithCancel(ctx)
+	defer cancel() // closes the connection of a call that is still under way
+	if u.config.TotalTimeout > 0 {
+		var expire context.CancelFunc
+		calling, expire = context.WithTimeoutCause(calling, u.config.TotalTimeout, errTotal)
+		defer expire()
+	}
+	first := min(u.config.FirstTokenTimeout, max(0, time.Until(until)))
+	reply := &reply{
+		yield: yield, sent: func() { prompt.Messages, prompt.Instructions = nil, "" }, model: prompt.Model, limit: u.config.MaxReplyBytes, first: first, idle: u.config.IdleTimeout,
+		patience: time.AfterFunc(first, cancel), deadline: time.Now().Add(first),
+	}
+	defer reply.patience.Stop()
+	longest := u.config.MaxRetryWait
+	if more {
+		longest = min(longest, shortWait)
+	}
+	for repetition := 0; ; repetition++ {
+		fault := u.attempt(ctx, calling, *prompt, reply)
+		switch {
+		case fault == nil:
+			return nil
+		case reply.size > 0:
+			fault.elsewhere = false // what has been said cannot be taken back
+			return fault
+		case repetition >= u.config.Retries || !fault.waitedFor(calling, repetition, longest):
+			if ctx.Err() != nil { // while it waited
+				return blame(ctx, calling, fault, reply)
 			}
-			fault := blame(ctx, calling, err, reply)
-			if reply.size > 0 || repetition >= u.config.Retries || !fault.waitedFor(calling, repetition, u.config.MaxRetryWait) {
-				yield(commands.Chunk{}, fault.err())
-				return
-			}
+			return fault
 		}
 	}
+}
+
+// attempt calls once. A nil fault is a whole reply, or a caller that has heard enough.
+func (u *upstream) attempt(ctx, calling context.Context, prompt commands.Prompt, reply *reply) (failure *fault) {
+	pass, queued, err := u.gate.enter(calling)
+	if u.gate.slots != nil {
+		u.config.Observer.CallQueued(u.gate.name, queued)
+	}
+	calling, call := beginCall(calling, u.config.Observer, u.gate.name)
+	outcome := upstreamError
+	defer call.end(&outcome)
+	if err != nil {
+		failure = blame(ctx, calling, err, reply)
+		outcome = failure.outcome()
+		return failure
+	}
+	reply.pass, reply.call = pass, call
+	err = u.protocol.attempt(calling, u.sender, prompt, reply)
+	switch {
+	case reply.stopped:
+		outcome = callCancelled
+		pass.leave(&fault{caller: errStopped})
+		return nil
+	case err != nil:
+		failure = blame(ctx, calling, err, reply)
+		outcome = failure.outcome()
+	default:
+		outcome = callOK
+	}
+	pass.leave(failure)
+	return failure
 }
 
 // reply is what has come of a reply so far.
 type reply struct {
 	yield   func(commands.Chunk, error) bool
-	sent    func()              // lets go of the prompt, which is not sent again once there is text
+	sent    func() // lets go of the prompt, which is not sent again once there is text
+	pass    *pass  // of the attempt that is under way
+	call    *call
 	model   string              // what the provider says answers
 	finish  conversation.Finish // why it ends, once the provider says
 	size    int                 // bytes of text
@@ -98,7 +148,10 @@ func (r *reply) says(model string) {
 
 // alive notes that an event of the reply has come; it is a token where it carries something generated.
 func (r *reply) alive(token bool) {
-	r.generating = r.generating || token
+	if token && !r.generating {
+		r.generating = true
+		r.pass.alive()
+	}
 	if r.generating {
 		r.patience.Reset(r.idle)
 	}
@@ -118,7 +171,9 @@ func (r *reply) tell(text string, usage *conversation.Usage) error {
 	if !r.generating {
 		left = time.Until(r.deadline)
 	}
-	if !r.yield(commands.Chunk{Text: text, Model: r.model, Usage: usage, Finish: r.finish}, nil) {
+	chunk := commands.Chunk{Text: text, Model: r.model, Usage: usage, Finish: r.finish}
+	r.call.hear(chunk)
+	if !r.yield(chunk, nil) {
 		r.stopped = true
 		return errStopped
 	}

@@ -155,7 +155,9 @@ func TestHTTP2IsSpokenWhereItIsOfferedAndACallCanBeEndedThereToo(t *testing.T) {
 		_, router := setup(t, modeltest.Options{}, func(c *Config) { c.BaseURL, c.AnthropicBaseURL = server.URL+"/v1", server.URL })
 		authorities := x509.NewCertPool()
 		authorities.AddCert(server.Certificate())
-		router.transport.TLSClientConfig = &tls.Config{RootCAs: authorities, ServerName: "example.com"}
+		for _, transport := range router.transports {
+			transport.TLSClientConfig = &tls.Config{RootCAs: authorities, ServerName: "example.com"}
+		}
 		for chunk, err := range router.Complete(t.Context(), ask(model, "hi")) {
 			if err != nil {
 				t.Fatal(err)

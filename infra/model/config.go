@@ -1,8 +1,8 @@
 // Package model stands in the chat turn: it asks a model provider for a reply and hands the reply on as it comes.
 //
 // A Router picks the provider by the model's name: any server with OpenAI's chat completions, Anthropic, or the built-in
-// echo where nothing is configured. All providers share one HTTP transport, one set of time-outs, retries and limits
-// (call.go) and one way to say what went wrong (fault.go).
+// echo where nothing is configured; or one provider after the other (chain.go). All have the same kinds of limits
+// (call.go, gate.go) and one way to say what went wrong (fault.go).
 package model
 
 import (
@@ -38,7 +38,7 @@ type Config struct {
 
 	// ConnectTimeout bounds the TCP connection, and the TLS handshake again. 0 means 5 s.
 	ConnectTimeout time.Duration
-	// FirstTokenTimeout bounds the wait for the first token, retries included. 0 means 60 s.
+	// FirstTokenTimeout bounds the wait for a provider's first token, retries and the wait for a slot included. 0 means 60 s.
 	FirstTokenTimeout time.Duration
 	// IdleTimeout bounds the wait for each later token. 0 means 30 s.
 	IdleTimeout time.Duration
@@ -47,6 +47,22 @@ type Config struct {
 	// MaxRetryWait bounds the wait before a repetition. A provider that asks for more (Retry-After) is not asked again.
 	// 0 means 5 s.
 	MaxRetryWait time.Duration
+	// TotalTimeout bounds a call from its beginning to its end. 0 means that the turn's own time is all there is.
+	TotalTimeout time.Duration
+	// StartTimeout bounds the wait for the first token over all providers of a model. 0 means 90 s.
+	StartTimeout time.Duration
+	// MaxConcurrent bounds the calls of a provider that are under way. 0 means any number.
+	MaxConcurrent int
+	// MaxQueue bounds the calls that wait for one of those to end. 0 means MaxConcurrent, negative none.
+	MaxQueue int
+	// QueueTimeout bounds that wait. 0 means 10 s.
+	QueueTimeout time.Duration
+	// BreakerFailures is how many calls of a provider fail in a row before it is left alone. 0 means 10, negative never.
+	BreakerFailures int
+	// BreakerOpen is for how long. 0 means 5 s.
+	BreakerOpen time.Duration
+	// BreakerProbes is how many calls are tried at a time behind that, before all are let through again. 0 means 1.
+	BreakerProbes int
 	// MaxReplyBytes bounds the text of a reply. 0 means 1 MiB.
 	MaxReplyBytes int
 	// MaxIdleConns is how many unused connections are kept for the next call, in all and to one host; the number of
@@ -62,7 +78,7 @@ type Config struct {
 
 // Validate returns all faults, joined. It reads the providers file.
 func (c Config) Validate() error {
-	_, err := c.routes()
+	_, err := c.plan()
 	return errors.Join(append(c.faults(), err)...)
 }
 
@@ -84,7 +100,9 @@ func (c Config) faults() []error {
 		value time.Duration
 	}{
 		{"ConnectTimeout", c.ConnectTimeout}, {"FirstTokenTimeout", c.FirstTokenTimeout}, {"IdleTimeout", c.IdleTimeout},
-		{"MaxRetryWait", c.MaxRetryWait}, {"EchoDelay", c.EchoDelay},
+		{"MaxRetryWait", c.MaxRetryWait}, {"EchoDelay", c.EchoDelay}, {"TotalTimeout", c.TotalTimeout}, {"StartTimeout", c.StartTimeout},
+		{"QueueTimeout", c.QueueTimeout}, {"BreakerOpen", c.BreakerOpen}, {"BreakerProbes", time.Duration(c.BreakerProbes)},
+		{"MaxConcurrent", time.Duration(c.MaxConcurrent)},
 		{"MaxReplyBytes", time.Duration(c.MaxReplyBytes)}, {"MaxIdleConns", time.Duration(c.MaxIdleConns)},
 	} {
 		if limit.value < 0 {
@@ -105,6 +123,15 @@ func (c Config) withDefaults() Config {
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
 	c.Retries = max(0, cmp.Or(c.Retries, 2))
 	c.MaxRetryWait = cmp.Or(c.MaxRetryWait, 5*time.Second)
+	c.StartTimeout = cmp.Or(c.StartTimeout, 90*time.Second)
+	c.MaxQueue = cmp.Or(c.MaxQueue, c.MaxConcurrent)
+	c.QueueTimeout = cmp.Or(c.QueueTimeout, 10*time.Second)
+	c.BreakerFailures = cmp.Or(c.BreakerFailures, 10)
+	c.BreakerOpen = cmp.Or(c.BreakerOpen, 5*time.Second)
+	c.BreakerProbes = cmp.Or(c.BreakerProbes, 1)
+	if c.Observer == nil {
+		c.Observer = nobody{}
+	}
 	c.MaxReplyBytes = cmp.Or(c.MaxReplyBytes, 1<<20)
 	c.MaxIdleConns = cmp.Or(c.MaxIdleConns, 512)
 	return c

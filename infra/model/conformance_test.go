@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -70,7 +71,9 @@ func bySDK(t testing.TB, baseURL string) commands.Model {
 	c := Config{Retries: -1}.withDefaults()
 	transport := newTransport(c)
 	t.Cleanup(transport.CloseIdleConnections)
-	return newUpstream(c, transport, newOfficialSDK(baseURL, "sk-secret"))
+	return chain{patience: time.Minute, targets: []target{{
+		provider: newUpstream("sdk", c, transport, newOfficialSDK(baseURL, "sk-secret")), name: "sdk", model: func(model string) string { return model },
+	}}}
 }
 
 func TestOurReaderHearsWhatTheOfficialSDKHears(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -27,20 +28,41 @@ const (
 	upstreamTimeout     = "upstream_timeout"
 	upstreamRateLimited = "upstream_rate_limited"
 	upstreamRejected    = "upstream_rejected"
+	upstreamBusy        = "upstream_busy"
+	upstreamUnavailable = "upstream_unavailable"
 	modelNotFound       = "model_not_found"
 )
 
 const (
-	maxErrorBody     = 64 << 10 // bytes
-	statusOverloaded = 529      // Anthropic's
+	maxErrorBody     = 64 << 10       // bytes
+	statusOverloaded = 529            // Anthropic's
+	longestAfter     = 24 * time.Hour // is what is passed on of what a provider asks for
 )
 
-// fault is a ModelError, or another error where the caller itself ended the call, and whether to call again.
+// The time-outs of a commands.ModelError.
+const (
+	connectTimeout = "connect"
+	firstTimeout   = "first_token"
+	idleTimeout    = "idle"
+	totalTimeout   = "total"
+)
+
+// fault is a ModelError, or another error where the caller itself ended the call, and what to do about it.
 type fault struct {
 	model      *commands.ModelError
 	caller     error
-	again      bool
+	again      bool // the same provider may answer the same call
+	elsewhere  bool // another provider may
+	answered   bool // the provider is well: it has only refused this call
 	retryAfter time.Duration
+}
+
+// outcome names the fault for those who count.
+func (f *fault) outcome() string {
+	if f.caller != nil {
+		return callCancelled
+	}
+	return f.model.Code
 }
 
 func (f *fault) Error() string { return f.err().Error() }
@@ -56,13 +78,17 @@ func (f *fault) err() error {
 func blame(ctx, calling context.Context, err error, reply *reply) *fault {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return timedOut(fmt.Errorf("the whole call took too long: %w", context.Cause(ctx)))
+		f := timedOut(totalTimeout, fmt.Errorf("the whole call took too long: %w", context.Cause(ctx)))
+		f.elsewhere = false // the caller's own time is up
+		return f
 	case ctx.Err() != nil:
 		return &fault{caller: endedByCaller(ctx)}
+	case errors.Is(context.Cause(calling), errTotal):
+		return timedOut(totalTimeout, errTotal)
 	case calling.Err() != nil && reply.generating:
-		return timedOut(fmt.Errorf("no further token within %v", reply.idle))
+		return timedOut(idleTimeout, fmt.Errorf("no further token within %v", reply.idle))
 	case calling.Err() != nil:
-		return timedOut(fmt.Errorf("no first token within %v", reply.first))
+		return timedOut(firstTimeout, fmt.Errorf("no first token within %v", reply.first))
 	}
 	if fault, ok := errors.AsType[*fault](err); ok {
 		return fault
@@ -78,16 +104,16 @@ func endedByCaller(ctx context.Context) error {
 	return fmt.Errorf("model call: %w", ctx.Err())
 }
 
-func timedOut(err error) *fault {
-	return &fault{model: &commands.ModelError{Code: upstreamTimeout, Retryable: true, Err: err}}
+func timedOut(which string, err error) *fault {
+	return &fault{elsewhere: true, model: &commands.ModelError{Code: upstreamTimeout, Retryable: true, Timeout: which, Err: err}}
 }
 
 // broken is a connection that could not be made or broke. Only errors whose text is the network's own keep it.
 func broken(err error) *fault {
 	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &fault{model: &commands.ModelError{Code: upstreamError, Err: certificate}}
+		return &fault{elsewhere: true, model: &commands.ModelError{Code: upstreamError, Err: certificate}}
 	}
-	f := &fault{again: true, model: &commands.ModelError{Code: upstreamError, Retryable: true}}
+	f := &fault{again: true, elsewhere: true, model: &commands.ModelError{Code: upstreamError, Retryable: true}}
 	operation, isOperation := errors.AsType[*net.OpError](err)
 	network, isNetwork := errors.AsType[net.Error](err)
 	switch {
@@ -100,6 +126,9 @@ func broken(err error) *fault {
 	}
 	if isNetwork && network.Timeout() {
 		f.model.Code = upstreamTimeout
+		if isOperation && operation.Op == "dial" || strings.Contains(err.Error(), "TLS handshake timeout") {
+			f.model.Timeout = connectTimeout
+		}
 	}
 	return f
 }
@@ -116,17 +145,21 @@ func root(err error) error {
 
 // incomplete is a reply that ended before the provider said that it was complete.
 func incomplete() *fault {
-	return &fault{again: true, model: &commands.ModelError{
+	return &fault{again: true, elsewhere: true, model: &commands.ModelError{
 		Code: upstreamError, Status: http.StatusOK, Retryable: true, Err: errors.New("the reply ended too early"),
 	}}
 }
 
 // garbled is a reply that is not what the protocol says.
 func garbled(what string) *fault {
-	return &fault{model: &commands.ModelError{Code: upstreamError, Status: http.StatusOK, Err: errors.New(what)}}
+	return &fault{elsewhere: true, model: &commands.ModelError{Code: upstreamError, Status: http.StatusOK, Err: errors.New(what)}}
 }
 
-func replyTooLarge() *fault { return garbled("the reply is too large") }
+func replyTooLarge() *fault {
+	f := garbled("the reply is too large")
+	f.answered = true
+	return f
+}
 
 // refused is an answer that is no success.
 func refused(response *http.Response, body []byte) *fault {
@@ -134,6 +167,7 @@ func refused(response *http.Response, body []byte) *fault {
 	f := judge(response.StatusCode, kind, explained)
 	f.model.Status = response.StatusCode
 	f.retryAfter = retryAfter(response.Header, time.Now())
+	f.model.RetryAfter = min(f.retryAfter, longestAfter)
 	if response.Header.Get("X-Should-Retry") == "false" {
 		f.again = false
 	}
@@ -169,12 +203,14 @@ func judge(status int, kind string, explained bool) *fault {
 	if kind != "" {
 		text += " (" + kind + ")"
 	}
-	f := &fault{model: &commands.ModelError{Code: upstreamError, Err: errors.New(text)}}
+	f := &fault{elsewhere: true, model: &commands.ModelError{Code: upstreamError, Err: errors.New(text)}}
 	switch {
 	case kind == "model_not_found", status == http.StatusNotFound && explained:
 		f.model.Code = modelNotFound
+		f.answered = true
 	case status == http.StatusTooManyRequests:
 		f.model.Code = upstreamRateLimited
+		f.answered = true
 		f.again = kind != "insufficient_quota" // waiting does not fill an empty account
 	case status == http.StatusRequestTimeout, status == http.StatusGatewayTimeout:
 		f.model.Code = upstreamTimeout
@@ -183,6 +219,9 @@ func judge(status int, kind string, explained bool) *fault {
 		f.again = true
 	case status >= 400 && status < 500 && status != http.StatusNotFound:
 		f.model.Code = upstreamRejected
+		f.answered = true
+		// Whom we are is what another provider may see otherwise; what is asked for is the same.
+		f.elsewhere = status == http.StatusUnauthorized || status == http.StatusPaymentRequired || status == http.StatusForbidden
 	}
 	f.model.Retryable = f.again
 	return f

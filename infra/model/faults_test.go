@@ -109,3 +109,21 @@ func TestTheWaitThatAProviderAsksForIsRead(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestAHandshakeThatIsNotAnsweredIsATimeoutOfConnecting(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	address := "https://" + silent.Addr().String()
+	eachKind(t, func(t *testing.T, model string) {
+		_, router := setup(t, modeltest.Options{}, func(c *Config) {
+			c.BaseURL, c.AnthropicBaseURL, c.ConnectTimeout = address, address, 50*time.Millisecond
+		})
+		fault := listen(t.Context(), router, ask(model, "hi")).fault(t)
+		if fault.Code != upstreamTimeout || fault.Timeout != connectTimeout || !fault.Retryable {
+			t.Errorf("got %+v", fault)
+		}
+	})
+}

@@ -1,13 +1,11 @@
 package model
 
 // This file stands around every upstream call: what those hear of it who watch a node, as counts and as a span of the
-// turn's trace. A provider is told by the host that the configuration names, never by a model's name, which agents choose.
+// turn's trace. A provider is told by the name that the configuration gives it, never by a model's name, which agents
+// choose. Each repetition, and each other provider that is asked instead, is a call of its own.
 
 import (
 	"context"
-	"errors"
-	"iter"
-	"net/url"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -20,8 +18,11 @@ import (
 
 // Observer is told of calls of providers. Its methods must not block.
 type Observer interface {
+	// CallQueued: a call waited so long for a slot, and has got one or given up. Only where slots are bounded.
+	CallQueued(provider string, waited time.Duration)
 	CallBegan(provider string)
-	// CallEnded: outcome is "ok", "cancelled" by whoever asked, or the code of the failure. first is 0 where no word came.
+	// CallEnded: outcome is "ok", "cancelled" by whoever asked, or the code of the failure, also of calls that a provider's
+	// bounds did not let begin. first is 0 where no word came.
 	CallEnded(provider, outcome string, first, whole time.Duration, inputTokens, outputTokens int64)
 }
 
@@ -31,67 +32,40 @@ const (
 	callCancelled = "cancelled"
 )
 
-// observed is a provider that is watched.
-type observed struct {
-	commands.Model
-	provider string
-	observer Observer
-}
+// nobody watches.
+type nobody struct{}
 
-// label is how a provider is called where calls are counted.
-func (p Provider) label() string {
-	if address, err := url.Parse(p.BaseURL); err == nil && address.Host != "" {
-		return address.Host
-	}
-	return p.Kind
-}
+// CallQueued implements Observer.
+func (nobody) CallQueued(string, time.Duration) {}
 
-// Complete is the provider's, and tells what came of it. It holds no prompt while the reply comes.
-func (o observed) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2[commands.Chunk, error] {
-	call := o.begin(ctx)
-	reply := o.Model.Complete(call.ctx, prompt)
-	return func(yield func(commands.Chunk, error) bool) {
-		defer call.end()
-		for chunk, err := range reply {
-			call.hear(chunk, err)
-			if !yield(chunk, err) {
-				call.stopped = true
-				return
-			}
-		}
-		call.whole = true
-	}
-}
+// CallBegan implements Observer.
+func (nobody) CallBegan(string) {}
 
-// call is one call under way.
+// CallEnded implements Observer.
+func (nobody) CallEnded(string, string, time.Duration, time.Duration, int64, int64) {}
+
+// call is one call under way. It holds no prompt.
 type call struct {
-	observed
-	ctx     context.Context //nolint:containedctx // of this call alone
-	span    trace.Span
-	began   time.Time
-	first   time.Duration
-	usage   conversation.Usage
-	err     error
-	stopped bool // whoever asked has heard enough
-	whole   bool // it came to its own end
+	observer Observer
+	provider string
+	span     trace.Span // nil where the turn is not traced
+	began    time.Time
+	first    time.Duration
+	usage    conversation.Usage
 }
 
-func (o observed) begin(ctx context.Context) *call {
-	o.observer.CallBegan(o.provider)
-	c := &call{observed: o, ctx: ctx, span: trace.SpanFromContext(ctx), began: time.Now()}
-	if c.span.IsRecording() {
-		c.ctx, c.span = c.span.TracerProvider().Tracer("github.com/nidohq/nido/infra/model").Start(ctx, "call the model",
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("server.address", o.provider)))
-	} else {
-		c.span = nil
+// beginCall returns the context that the call is made in.
+func beginCall(ctx context.Context, observer Observer, provider string) (context.Context, *call) {
+	observer.CallBegan(provider)
+	c := &call{observer: observer, provider: provider, began: time.Now()}
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		ctx, c.span = span.TracerProvider().Tracer("github.com/nidohq/nido/infra/model").Start(ctx, "call the model",
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("nido.provider", provider)))
 	}
-	return c
+	return ctx, c
 }
 
-func (c *call) hear(chunk commands.Chunk, err error) {
-	if err != nil {
-		c.err = err
-	}
+func (c *call) hear(chunk commands.Chunk) {
 	if chunk.Text != "" && c.first == 0 {
 		c.first = time.Since(c.began)
 		if c.span != nil {
@@ -103,32 +77,43 @@ func (c *call) hear(chunk commands.Chunk, err error) {
 	}
 }
 
-func (c *call) end() {
-	outcome := c.outcome()
-	c.observer.CallEnded(c.provider, outcome, c.first, time.Since(c.began), c.usage.InputTokens, c.usage.OutputTokens)
+// end tells the outcome. It is deferred: a panic that passes through is a failure too.
+func (c *call) end(outcome *string) {
+	c.observer.CallEnded(c.provider, *outcome, c.first, time.Since(c.began), c.usage.InputTokens, c.usage.OutputTokens)
 	if c.span == nil {
 		return
 	}
-	c.span.SetAttributes(attribute.String("nido.outcome", outcome),
+	c.span.SetAttributes(attribute.String("nido.outcome", *outcome),
 		attribute.Int64("gen_ai.usage.input_tokens", c.usage.InputTokens), attribute.Int64("gen_ai.usage.output_tokens", c.usage.OutputTokens))
-	if outcome != callOK && outcome != callCancelled {
-		c.span.SetStatus(codes.Error, outcome)
+	if *outcome != callOK && *outcome != callCancelled {
+		c.span.SetStatus(codes.Error, *outcome)
 	}
 	c.span.End()
 }
 
-// outcome is the code of the failure where the provider is to blame, and not whoever ended the call.
-func (c *call) outcome() string {
-	failure, ok := errors.AsType[*commands.ModelError](c.err)
-	switch {
-	case ok:
-		return failure.Code
-	case c.err != nil && c.ctx.Err() == nil:
-		return upstreamError
-	case c.err != nil || c.stopped:
-		return callCancelled
-	case !c.whole: // a panic passes through
-		return upstreamError
+// watchedEcho is an echo that is watched as others are.
+type watchedEcho struct {
+	Echo
+	name     string
+	observer Observer
+}
+
+// complete asks nobody else: an echo only fails where its caller ends it.
+func (e watchedEcho) complete(ctx context.Context, prompt *commands.Prompt, _ time.Time, _ bool, yield func(commands.Chunk, error) bool) *fault {
+	ctx, call := beginCall(ctx, e.observer, e.name)
+	outcome := upstreamError
+	defer call.end(&outcome)
+	for chunk, err := range e.Complete(ctx, *prompt) {
+		if err != nil {
+			outcome = callCancelled
+			return &fault{caller: err}
+		}
+		call.hear(chunk)
+		if !yield(chunk, nil) {
+			outcome = callCancelled
+			return nil
+		}
 	}
-	return callOK
+	outcome = callOK
+	return nil
 }

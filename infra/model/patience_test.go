@@ -66,7 +66,9 @@ func bubble(t *testing.T, options modeltest.Options, configure func(*Config), te
 			if err != nil {
 				t.Fatal(err)
 			}
-			router.transport.DialContext = listener.dial
+			for _, transport := range router.transports {
+				transport.DialContext = listener.dial
+			}
 			defer func() {
 				router.Close()
 				if err := server.Close(); err != nil {
@@ -85,7 +87,7 @@ func TestTheFirstTokenIsWaitedForAMinute(t *testing.T) {
 	bubble(t, scripted(modeltest.Reply{Hang: true}), nil, func(t *testing.T, handler *modeltest.Handler, model string, router *Router) {
 		start := time.Now()
 		fault := listen(t.Context(), router, ask(model, "hi")).fault(t)
-		if waited := time.Since(start); fault.Code != upstreamTimeout || !fault.Retryable || waited != time.Minute {
+		if waited := time.Since(start); fault.Code != upstreamTimeout || fault.Timeout != firstTimeout || !fault.Retryable || waited != time.Minute {
 			t.Errorf("got %+v after %v", fault, waited)
 		}
 		synctest.Wait()
@@ -109,8 +111,25 @@ func TestALaterTokenIsWaitedForHalfAMinute(t *testing.T) {
 	bubble(t, scripted(reply), nil, func(t *testing.T, _ *modeltest.Handler, model string, router *Router) {
 		start := time.Now()
 		got := listen(t.Context(), router, ask(model, "hi"))
-		if waited := time.Since(start); got.text != "a b c " || got.fault(t).Code != upstreamTimeout || waited != (29+29+30)*time.Second {
+		if waited := time.Since(start); got.text != "a b c " || got.fault(t).Timeout != idleTimeout || waited != (29+29+30)*time.Second {
 			t.Errorf("got %+v after %v", got, waited)
+		}
+	})
+}
+
+func TestAReplyThatNeverEndsIsEndedByItsTotalTime(t *testing.T) {
+	endless := modeltest.Options{Tokens: 1000, BetweenTokens: 20 * time.Second}
+	configure := func(c *Config) { c.TotalTimeout = 50 * time.Second }
+	bubble(t, endless, configure, func(t *testing.T, handler *modeltest.Handler, model string, router *Router) {
+		start := time.Now()
+		got := listen(t.Context(), router, ask(model, "hi"))
+		fault := got.fault(t)
+		if waited := time.Since(start); fault.Code != upstreamTimeout || fault.Timeout != totalTimeout || len(got.pieces) != 3 || waited != 50*time.Second {
+			t.Errorf("got %+v after %v and %q", fault, waited, got.pieces)
+		}
+		synctest.Wait()
+		if stats := handler.Stats(); stats.Cut != 1 || stats.Requests != 1 {
+			t.Errorf("the provider saw %+v", stats)
 		}
 	})
 }

@@ -1,6 +1,6 @@
 package model
 
-// This file stands at the first step of the upstream call: which provider a model belongs to.
+// This file stands at the first step of the upstream call: which providers a model belongs to.
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,25 +23,46 @@ const (
 	kindEcho      = "echo"
 )
 
-// Router is a commands.Model that hands each prompt to the provider of its model.
+// The providers that the environment configures.
+const (
+	envOpenAI    = "env:openai"
+	envAnthropic = "env:anthropic"
+	envEcho      = "env:echo"
+)
+
+// Router is a commands.Model that hands each prompt to the providers of its model.
 type Router struct {
-	routes    []bound
-	transport *http.Transport
+	routes     []bound
+	addresses  map[string]string // of the providers: kind and URL
+	upstreams  []*upstream
+	transports []*http.Transport
 }
 
 var _ commands.Model = (*Router)(nil)
 
-// route says which models go to a provider. A pattern with a trailing * is a prefix; "*" is all.
+// route says which models go where. A pattern with a trailing * is a prefix; "*" is all.
 type route struct {
-	pattern  string
-	provider Provider
-	apiKey   string
+	pattern string
+	targets []Target
 }
 
-// bound is a route with its provider ready to be asked.
+// bound is a route with its providers ready to be asked.
 type bound struct {
 	route
-	model commands.Model
+	chain chain
+}
+
+// plan is what a configuration comes to.
+type plan struct {
+	providers map[string]planned
+	routes    []route
+}
+
+// planned is a provider with everything that it needs.
+type planned struct {
+	Provider
+	apiKey string
+	config Config
 }
 
 // New builds the providers. Nothing is called before the first prompt.
@@ -48,23 +70,47 @@ func New(c Config) (*Router, error) {
 	if err := errors.Join(c.faults()...); err != nil {
 		return nil, fmt.Errorf("model configuration: %w", err)
 	}
-	routes, err := c.routes()
+	plan, err := c.plan()
 	if err != nil {
 		return nil, fmt.Errorf("model configuration: %w", err)
 	}
-	c = c.withDefaults()
-	r := &Router{transport: newTransport(c)}
-	for _, route := range routes {
-		provider := newProvider(c, r.transport, route)
-		if c.Observer != nil {
-			provider = observed{provider, route.provider.label(), c.Observer}
+	r := &Router{addresses: map[string]string{}}
+	asked := map[string]askable{}
+	for _, name := range sortedKeys(plan.providers) {
+		asked[name] = r.build(plan.providers[name])
+		r.addresses[name] = strings.TrimSpace(plan.providers[name].Kind + " " + plan.providers[name].BaseURL)
+	}
+	for _, route := range plan.routes {
+		bound := bound{route: route, chain: chain{patience: c.withDefaults().StartTimeout}}
+		for _, to := range route.targets {
+			rename := plan.providers[to.Provider].Rename
+			bound.chain.targets = append(bound.chain.targets, target{
+				provider: asked[to.Provider], name: to.Provider,
+				model: func(model string) string { return cmp.Or(to.Model, rename[model], model) },
+			})
 		}
-		r.routes = append(r.routes, bound{route, provider})
+		r.routes = append(r.routes, bound)
 	}
 	return r, nil
 }
 
-// Complete asks the provider of the prompt's model.
+// build makes a provider, with a transport of its own: how long connecting may take is a transport's matter.
+func (r *Router) build(p planned) askable {
+	if p.Kind == kindEcho {
+		return watchedEcho{NewEcho(p.config.EchoDelay), p.Name, p.config.Observer}
+	}
+	transport := newTransport(p.config)
+	r.transports = append(r.transports, transport)
+	var speaks protocol = newOpenAI(p.BaseURL, p.apiKey)
+	if p.Kind == kindAnthropic {
+		speaks = newAnthropic(p.BaseURL, p.apiKey)
+	}
+	built := newUpstream(p.Name, p.config, transport, speaks)
+	r.upstreams = append(r.upstreams, built)
+	return built
+}
+
+// Complete asks the providers of the prompt's model.
 func (r *Router) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2[commands.Chunk, error] {
 	i := slices.IndexFunc(r.routes, func(b bound) bool { return b.matches(prompt.Model) })
 	if i < 0 {
@@ -75,21 +121,45 @@ func (r *Router) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2
 			})
 		}
 	}
-	prompt.Model = cmp.Or(r.routes[i].provider.Rename[prompt.Model], prompt.Model)
-	return r.routes[i].model.Complete(ctx, prompt)
+	return r.routes[i].chain.Complete(ctx, prompt)
+}
+
+// Standing is how a provider is at the moment.
+type Standing struct {
+	Provider string
+	Breaker  string // "closed", "half-open" or "open"
+	Active   int64  // calls under way
+	Waiting  int64  // calls that wait for one of those to end
+}
+
+// Standings tells how each provider is.
+func (r *Router) Standings() []Standing {
+	standings := make([]Standing, len(r.upstreams))
+	for i, u := range r.upstreams {
+		standings[i] = Standing{Provider: u.gate.name, Breaker: u.gate.state(), Active: u.gate.active.Load(), Waiting: u.gate.waiting.Load()}
+	}
+	return standings
 }
 
 // Routes tells, for the log at start, which models go where; without keys.
 func (r *Router) Routes() []string {
 	var lines []string
 	for _, b := range r.routes {
-		lines = append(lines, strings.TrimSpace(b.pattern+" → "+b.provider.Kind+" "+b.provider.BaseURL))
+		var names []string
+		for _, to := range b.targets {
+			names = append(names, strings.TrimSpace(to.Provider+" ("+r.addresses[to.Provider]+") "+to.Model))
+		}
+		lines = append(lines, b.pattern+" → "+strings.Join(names, ", then "))
 	}
 	return lines
 }
 
 // Close lets go of unused connections. Calls under way go on.
-func (r *Router) Close() { r.transport.CloseIdleConnections() }
+func (r *Router) Close() {
+	for _, transport := range r.transports {
+		transport.CloseIdleConnections()
+	}
+}
 
 func (r route) matches(model string) bool {
 	if prefix, ok := strings.CutSuffix(r.pattern, "*"); ok {
@@ -98,58 +168,88 @@ func (r route) matches(model string) bool {
 	return r.pattern == model
 }
 
-// routes lists which models go where: the file's names, the file's prefixes, then what the variables configure.
-func (c Config) routes() ([]route, error) {
-	providers, err := readProviders(c.ProvidersFile)
+// plan lists the providers, and which models go where: the file's names, the file's prefixes, then what the variables
+// configure.
+func (c Config) plan() (plan, error) {
+	file, err := readProviders(c.ProvidersFile)
 	if err != nil {
-		return nil, err
+		return plan{}, err
 	}
-	d := c.withDefaults()
-	var routes []route
 	var faults []error
+	if err := file.checkModels(); err != nil {
+		faults = append(faults, fmt.Errorf("providers file: %w", err))
+	}
+	result := plan{providers: map[string]planned{}}
 	seen := map[string]bool{}
-	for i, provider := range providers {
-		err := provider.check()
-		key := ""
-		if provider.APIKeyEnv != "" && c.Getenv != nil {
-			key = c.Getenv(provider.APIKeyEnv)
-		}
-		switch {
-		case err != nil || provider.APIKeyEnv == "":
-		case key == "":
-			err = fmt.Errorf("the environment has no %s", provider.APIKeyEnv)
-		case !headerSafe(key):
-			err = fmt.Errorf("%s must be printable ASCII without spaces", provider.APIKeyEnv)
-		}
+	for _, model := range sortedKeys(file.Models) {
+		seen[model] = true
+		result.routes = append(result.routes, route{model, file.Models[model]})
+	}
+	for i, provider := range file.Providers {
+		built, err := c.provide(provider)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("providers file, entry %d: %w", i+1, err))
 			continue
 		}
-		switch provider.Kind {
-		case kindOpenAI:
-			provider.BaseURL = cmp.Or(provider.BaseURL, DefaultBaseURL)
-		case kindAnthropic:
-			provider.BaseURL = cmp.Or(provider.BaseURL, DefaultAnthropicBaseURL)
-		}
+		result.providers[provider.Name] = built
 		for _, pattern := range provider.Models {
 			if seen[pattern] {
 				faults = append(faults, fmt.Errorf("providers file, entry %d: model %q is listed twice", i+1, pattern))
 			}
 			seen[pattern] = true
-			routes = append(routes, route{pattern, provider, key})
+			result.routes = append(result.routes, route{pattern, []Target{{Provider: provider.Name}}})
 		}
 	}
-	slices.SortStableFunc(routes, func(a, b route) int { return cmp.Compare(b.precision(), a.precision()) })
+	slices.SortStableFunc(result.routes, func(a, b route) int { return cmp.Compare(b.precision(), a.precision()) })
+	c.fromEnvironment(&result)
+	return result, errors.Join(faults...)
+}
+
+// provide gives an entry of the file its key and its limits.
+func (c Config) provide(p Provider) (planned, error) {
+	if err := p.check(); err != nil {
+		return planned{}, err
+	}
+	limited, err := p.limits(c)
+	if err != nil {
+		return planned{}, err
+	}
+	key := ""
+	if p.APIKeyEnv != "" && c.Getenv != nil {
+		key = c.Getenv(p.APIKeyEnv)
+	}
+	switch {
+	case p.APIKeyEnv == "":
+	case key == "":
+		return planned{}, fmt.Errorf("the environment has no %s", p.APIKeyEnv)
+	case !headerSafe(key):
+		return planned{}, fmt.Errorf("%s must be printable ASCII without spaces", p.APIKeyEnv)
+	}
+	switch p.Kind {
+	case kindOpenAI:
+		p.BaseURL = cmp.Or(p.BaseURL, DefaultBaseURL)
+	case kindAnthropic:
+		p.BaseURL = cmp.Or(p.BaseURL, DefaultAnthropicBaseURL)
+	}
+	return planned{p, key, limited.withDefaults()}, nil
+}
+
+// fromEnvironment adds what the variables configure, and the echo where nothing is.
+func (c Config) fromEnvironment(to *plan) {
+	d := c.withDefaults()
+	add := func(pattern string, provider Provider, key string) {
+		to.providers[provider.Name] = planned{provider, key, d}
+		to.routes = append(to.routes, route{pattern, []Target{{Provider: provider.Name}}})
+	}
 	if c.AnthropicAPIKey != "" {
-		routes = append(routes, route{"claude*", Provider{Kind: kindAnthropic, BaseURL: d.AnthropicBaseURL}, c.AnthropicAPIKey})
+		add("claude*", Provider{Name: envAnthropic, Kind: kindAnthropic, BaseURL: d.AnthropicBaseURL}, c.AnthropicAPIKey)
 	}
 	if d.BaseURL != "" {
-		routes = append(routes, route{"*", Provider{Kind: kindOpenAI, BaseURL: d.BaseURL}, c.APIKey})
+		add("*", Provider{Name: envOpenAI, Kind: kindOpenAI, BaseURL: d.BaseURL}, c.APIKey)
 	}
-	if len(routes) == 0 {
-		routes = []route{{pattern: "*", provider: Provider{Kind: kindEcho}}}
+	if len(to.routes) == 0 {
+		add("*", Provider{Name: envEcho, Kind: kindEcho}, "")
 	}
-	return routes, errors.Join(faults...)
 }
 
 // precision orders the file's patterns: names first, then longer prefixes.
@@ -160,13 +260,4 @@ func (r route) precision() int {
 	return 1 << 20
 }
 
-func newProvider(c Config, transport *http.Transport, route route) commands.Model {
-	switch route.provider.Kind {
-	case kindEcho:
-		return NewEcho(c.EchoDelay)
-	case kindAnthropic:
-		return newUpstream(c, transport, newAnthropic(route.provider.BaseURL, route.apiKey))
-	default:
-		return newUpstream(c, transport, newOpenAI(route.provider.BaseURL, route.apiKey))
-	}
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -97,7 +97,7 @@ func TestEachModelGoesToItsProvider(t *testing.T) {
 	if got := listen(t.Context(), router, ask("parrot", "hi")); got.text != "hi" || got.model != "echo" {
 		t.Errorf("got %+v", got)
 	}
-	if routes := strings.Join(router.Routes(), "\n"); strings.Contains(routes, "value-of") || !strings.Contains(routes, "claude* → anthropic") {
+	if routes := strings.Join(router.Routes(), "\n"); strings.Contains(routes, "value-of") || !strings.Contains(routes, "claude* → env:anthropic (anthropic http") {
 		t.Errorf("got %s", routes)
 	}
 }
@@ -156,7 +156,65 @@ func TestAKeyAloneMeansOpenAIItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := router.Routes(); !slices.Equal(got, []string{"* → openai https://api.openai.com/v1"}) {
+	if got := router.Routes(); !slices.Equal(got, []string{"* → env:openai (openai https://api.openai.com/v1)"}) {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestTheFileOfTheDocumentationIsGood(t *testing.T) {
+	page, err := os.ReadFile("../../docs/providers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```json\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("there is no example")
+	}
+	router, err := New(Config{ProvidersFile: writeFile(t, example), Getenv: func(name string) string { return name }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if routes := strings.Join(router.Routes(), "\n"); !strings.HasPrefix(routes, "gpt-4o-mini → openai (openai https://api.openai.com/v1), then claude (anthropic https://api.anthropic.com) claude-haiku-4-5, then gpu ") {
+		t.Errorf("got %s", routes)
+	}
+}
+
+func TestFaultsOfLimitsAndFallbacksNameTheField(t *testing.T) {
+	entry := `{"name":"a","kind":"openai","baseUrl":"http://h/v1","models":["x"],`
+	for content, want := range map[string]string{
+		entry + `"connectTimeout":"5"}`:                                            "entry 1: connectTimeout must be a duration",
+		entry + `"firstTokenTimeout":"-1s"}`:                                       "entry 1: firstTokenTimeout must be",
+		entry + `"idleTimeout":"2h"}`:                                              "entry 1: idleTimeout must be",
+		entry + `"totalTimeout":"0s"}`:                                             "entry 1: totalTimeout must be",
+		entry + `"maxRetryWait":"soon"}`:                                           "entry 1: maxRetryWait must be",
+		entry + `"queueTimeout":"x"}`:                                              "entry 1: queueTimeout must be",
+		entry + `"retries":11}`:                                                    "entry 1: retries must lie between 0 and 10",
+		entry + `"maxConcurrent":-1}`:                                              "entry 1: maxConcurrent must lie",
+		entry + `"maxConcurrent":1,"maxQueue":-1}`:                                 "entry 1: maxQueue must lie",
+		entry + `"maxQueue":1}`:                                                    "entry 1: maxQueue needs maxConcurrent",
+		entry + `"breaker":{"failures":-1}}`:                                       "entry 1: breaker.failures must lie",
+		entry + `"breaker":{"openFor":"x"}}`:                                       "entry 1: breaker.openFor must be",
+		entry + `"breaker":{"probes":0}}`:                                          "entry 1: breaker.probes must lie",
+		entry + `"breaker":{"patience":"1s"}}`:                                     `unknown field "patience"`,
+		entry + `"idleTimeout":30}`:                                                "idleTimeout",
+		`{"name":"a:b","kind":"echo","models":["x"]}`:                              "entry 1: name must be",
+		`{"kind":"echo","models":["x"],"retries":1}`:                               "entry 1: echo has no limits",
+		entry + `"retries":1},` + entry + `"retries":1}`:                           `entry 2: name "a" is given twice`,
+		`{"name":"a","kind":"echo"}`:                                               "entry 1: models must not be empty",
+		entry + `"retries":1}], "models":{"m":[]`:                                  `models, "m": it needs 1 to 8 providers`,
+		entry + `"retries":1}], "models":{"m*n":[{"provider":"a"}]`:                `models, "m*n": model "m*n" must be`,
+		entry + `"retries":1}], "models":{"m":[{"provider":"b"}]`:                  `models, "m": provider 1: there is no entry named "b"`,
+		entry + `"retries":1}], "models":{"m":[{"provider":"a"},{"provider":"a"}]`: `models, "m": provider 2: "a" is listed twice`,
+		entry + `"retries":1}], "models":{"x":[{"provider":"a"}]`:                  `entry 1: model "x" is listed twice`,
+	} {
+		end := `]}`
+		if strings.Contains(content, `"models":{`) {
+			end = `}}`
+		}
+		err := (Config{ProvidersFile: writeFile(t, `{"providers":[`+content+end)}).Validate()
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n\tgot %v\n\tnot %s", content, err, want)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/model"
 )
 
 // Gauge adds a number that goes up and down. Its name gets "nido_" in front.
@@ -96,6 +97,20 @@ func (m *Metrics) ClickHouse(conn driver.Conn) {
 		to <- gauge(connections, float64(stat.Open), "open")
 		to <- gauge(connections, float64(stat.Idle), "idle")
 		to <- gauge(most, float64(stat.MaxOpenConns))
+	}})
+}
+
+// Providers tells how the model's providers are.
+func (m *Metrics) Providers(ask func() []model.Standing) {
+	breaker := desc("upstream_breaker_state", "1 at the state of a provider's breaker: closed, half-open, or open, when it is left alone.", "provider", "state")
+	waiting := desc("upstream_calls_waiting", "Calls that wait for one of a provider's slots.", "provider")
+	m.registry.MustRegister(asking{[]*prometheus.Desc{breaker, waiting}, func(to chan<- prometheus.Metric) {
+		for _, standing := range ask() {
+			for _, state := range []string{"closed", "half-open", "open"} {
+				to <- gauge(breaker, truth(standing.Breaker == state), standing.Provider, state)
+			}
+			to <- gauge(waiting, float64(standing.Waiting), standing.Provider)
+		}
 	}})
 }
 

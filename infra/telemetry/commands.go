@@ -57,6 +57,8 @@ type turnMetrics struct {
 	started               prometheus.Counter
 	ended                 *prometheus.CounterVec
 	firstToken, replyTime prometheus.Observer
+	messageWaits          *prometheus.CounterVec
+	messageWait           prometheus.Observer
 }
 
 func newTurnMetrics(f factory) turnMetrics {
@@ -65,12 +67,21 @@ func newTurnMetrics(f factory) turnMetrics {
 		ended: known(f.counter("turns_ended_total", "Turns whose end this node brought in, by how they ended.", "end"),
 			commands.EndCompleted, commands.EndFailed, commands.EndCancelled, commands.EndInterrupted),
 		firstToken: f.histogram("turn_first_token_seconds", "From asking the model to its first word, of whole replies.", turnBuckets).WithLabelValues(),
-		replyTime:  f.histogram("turn_reply_seconds", "From asking the model to the end of its reply, of whole replies.", turnBuckets).WithLabelValues(),
+		messageWaits: known(f.counter("turn_waits_total", "Messages that waited for a busy conversation, by how that ended: free, busy (too long, or too many before it), left or failed.", "outcome"),
+			commands.WaitFree, commands.WaitBusy, commands.WaitLeft, commands.WaitFailed),
+		messageWait: f.histogram("turn_wait_seconds", "How long messages waited for a busy conversation.", turnBuckets).WithLabelValues(),
+		replyTime:   f.histogram("turn_reply_seconds", "From asking the model to the end of its reply, of whole replies.", turnBuckets).WithLabelValues(),
 	}
 }
 
 // TurnStarted implements commands.TurnObserver.
 func (m *turnMetrics) TurnStarted() { m.started.Inc() }
+
+// MessageWaited is told of each message that waited for a busy conversation.
+func (m *turnMetrics) MessageWaited(how string, waited time.Duration) {
+	m.messageWaits.WithLabelValues(how).Inc()
+	m.messageWait.Observe(waited.Seconds())
+}
 
 // TurnEnded implements commands.TurnObserver.
 func (m *turnMetrics) TurnEnded(end string) { m.ended.WithLabelValues(end).Inc() }

@@ -49,6 +49,11 @@ func TestMetricsCountWhatTheyAreTold(t *testing.T) {
 	m.TurnEnded(commands.EndCompleted)
 	m.Replied(100*time.Millisecond, 2*time.Second)
 	m.CallBegan("api.example.com")
+	m.CallQueued("api.example.com", 20*time.Millisecond)
+	m.MessageWaited("free", 3*time.Second)
+	m.Providers(func() []model.Standing {
+		return []model.Standing{{Provider: "api.example.com", Breaker: "half-open", Waiting: 3}}
+	})
 	m.CallEnded("api.example.com", "upstream_timeout", 0, time.Second, 0, 0)
 	m.CallBegan("api.example.com")
 	m.CallEnded("api.example.com", "ok", time.Second, 2*time.Second, 12, 34)
@@ -84,6 +89,12 @@ func TestMetricsCountWhatTheyAreTold(t *testing.T) {
 		`nido_turns_ended_total{end="interrupted"} 0`,
 		`nido_turn_first_token_seconds_sum 0.1`,
 		`nido_upstream_calls_in_flight{provider="api.example.com"} 0`,
+		`nido_upstream_breaker_state{provider="api.example.com",state="half-open"} 1`,
+		`nido_upstream_breaker_state{provider="api.example.com",state="open"} 0`,
+		`nido_upstream_calls_waiting{provider="api.example.com"} 3`,
+		`nido_upstream_queue_seconds_count{provider="api.example.com"} 1`,
+		`nido_turn_waits_total{outcome="free"} 1`,
+		`nido_turn_wait_seconds_sum 3`,
 		`nido_upstream_calls_total{outcome="upstream_timeout",provider="api.example.com"} 1`,
 		`nido_upstream_first_token_seconds_count{provider="api.example.com"} 1`,
 		`nido_upstream_tokens_total{direction="output",provider="api.example.com"} 34`,

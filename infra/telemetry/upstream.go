@@ -15,16 +15,23 @@ type upstreamMetrics struct {
 	calls, tokens        *prometheus.CounterVec
 	calling              *prometheus.GaugeVec
 	callFirst, callWhole *prometheus.HistogramVec
+	callQueued           *prometheus.HistogramVec
 }
 
 func newUpstreamMetrics(f factory) upstreamMetrics {
 	return upstreamMetrics{
-		calls:     f.counter("upstream_calls_total", "Calls of model providers by outcome: ok, cancelled, or the code of the failure.", "provider", "outcome"),
-		tokens:    f.counter("upstream_tokens_total", "Tokens that providers say they took in and gave out.", "provider", "direction"),
-		calling:   f.gauge("upstream_calls_in_flight", "Calls of model providers that are under way.", "provider"),
-		callFirst: f.histogram("upstream_first_token_seconds", "From a call to its first word.", turnBuckets, "provider"),
-		callWhole: f.histogram("upstream_call_seconds", "From a call to its end, whatever that was.", turnBuckets, "provider"),
+		calls:      f.counter("upstream_calls_total", "Calls of model providers by outcome: ok, cancelled, or the code of the failure.", "provider", "outcome"),
+		tokens:     f.counter("upstream_tokens_total", "Tokens that providers say they took in and gave out.", "provider", "direction"),
+		calling:    f.gauge("upstream_calls_in_flight", "Calls of model providers that are under way.", "provider"),
+		callFirst:  f.histogram("upstream_first_token_seconds", "From a call to its first word.", turnBuckets, "provider"),
+		callQueued: f.histogram("upstream_queue_seconds", "How long calls waited for one of a provider's slots, where those are bounded.", stepBuckets, "provider"),
+		callWhole:  f.histogram("upstream_call_seconds", "From a call to its end, whatever that was.", turnBuckets, "provider"),
 	}
+}
+
+// CallQueued implements model.Observer.
+func (m *upstreamMetrics) CallQueued(provider string, waited time.Duration) {
+	m.callQueued.WithLabelValues(provider).Observe(waited.Seconds())
 }
 
 // CallBegan implements model.Observer.
