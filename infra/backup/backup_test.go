@@ -355,13 +355,18 @@ func TestWhatTheLogSaysWasErasedIsErasedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := keys.Destroy(t.Context(), "acc_late"); err != nil { // its event came behind the log's end
+		t.Fatal(err)
+	}
 	owners := []string{gone, kept, hers, other, "acc_2", "acc_3"}
 	for _, owner := range owners {
 		if _, err := keys.Create(t.Context(), owner); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.ask(t, firstDay, projections.Request{Account: "acc_1", AgentID: "agt_1", ConversationID: "gone", RequestBody: said("of the erased one")},
+	before := time.Date(2026, 3, 14, 11, 0, 0, 0, time.UTC)
+	s.ask(t, before.Add(2*time.Hour), projections.Request{Account: "acc_1", AgentID: "agt_1", ConversationID: "gone", RequestBody: said("of the next one under that id")})
+	s.ask(t, before, projections.Request{Account: "acc_1", AgentID: "agt_1", ConversationID: "gone", RequestBody: said("of the erased one")},
 		projections.Request{Account: "acc_1", AgentID: "agt_1", ConversationID: "kept", RequestBody: said("of the kept one")},
 		projections.Request{Account: "acc_1", AgentID: "agt_9", ConversationID: "gone", RequestBody: said("of another agent's")},
 		projections.Request{Account: "acc_2", RequestBody: said("of the erased account")})
@@ -388,12 +393,18 @@ func TestWhatTheLogSaysWasErasedIsErasedAgain(t *testing.T) {
 		t.Errorf("keys are left of %v, not of %v", alive, want)
 	}
 	requests := to.requests(t)
-	for text, there := range map[string]bool{"of the erased one": false, "of the kept one": true, "of another agent's": true, "of the erased account": false} {
+	if rows := strings.Count(requests, "req_"); rows != 5 {
+		t.Errorf("%d requests are left of 5: they are blanked, not dropped", rows)
+	}
+	for text, there := range map[string]bool{"of the erased one": false, "of the kept one": true, "of another agent's": true, "of the erased account": false, "of the next one under that id": true} {
 		if strings.Contains(strings.ReplaceAll(requests, `\'`, "'"), text) != there {
 			t.Errorf("%q is there: %v", text, !there)
 		}
 	}
-	if !strings.Contains(told.String(), "2 requests were left out") {
+	if !strings.Contains(told.String(), "the keys of acc_late are destroyed") || strings.Contains(told.String(), "the keys of "+gone) {
+		t.Errorf("said %s", &told)
+	}
+	if !strings.Contains(told.String(), "2 requests came back without what was said") {
 		t.Errorf("said %s", &told)
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
@@ -113,43 +115,101 @@ func (e *erased) add(commit domain.Commit) {
 	}
 }
 
-// destroyKeys destroys the keys of everything that was erased, for good. Doing it again does no harm.
-func (e *erased) destroyKeys(ctx context.Context, keys *keyring.Keyring, progress *Progress) error {
-	owners := slices.Sorted(maps.Keys(e.accounts))
+// owners are those whose keys are to be destroyed.
+func (e *erased) owners() []string {
+	owners := slices.Collect(maps.Keys(e.accounts))
 	for stream := range e.conversations {
 		owners = append(owners, string(stream))
 	}
 	for stream := range e.with {
 		owners = append(owners, string(stream))
 	}
-	progress.begin("destroying the keys of what was erased", "owners", int64(len(owners)))
+	slices.Sort(owners)
+	return slices.Compact(owners)
+}
+
+// destroyKeys destroys the keys of everything that was erased, for good. Doing it again does no harm.
+func (r Restore) destroyKeys(ctx context.Context, e *erased, keys *keyring.Keyring) error {
+	owners := e.owners()
+	r.Progress.begin("destroying the keys of what was erased", "owners", int64(len(owners)))
 	for group := range slices.Chunk(owners, destroyGroup) {
 		if err := keys.Destroy(ctx, group...); err != nil {
 			return fmt.Errorf("destroy again what was erased: %w", err)
 		}
-		progress.add(int64(len(group)), 0)
+		r.Progress.add(int64(len(group)), 0)
 	}
 	if len(owners) > 0 {
-		progress.end()
+		r.Progress.end()
+	}
+	return r.tellUnasked(ctx, owners)
+}
+
+// tellUnasked names what the keyring, copied behind the log, says was erased and the log does not: the erasure was asked
+// for while the backup ran. Its texts are gone, but the log does not know why.
+func (r Restore) tellUnasked(ctx context.Context, owners []string) error {
+	rows, err := r.Pool.Query(ctx, `SELECT owner FROM nido.destroyed_owners ORDER BY owner`)
+	if err != nil {
+		return fmt.Errorf("read the tombstones: %w", err)
+	}
+	destroyed, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read the tombstones: %w", err)
+	}
+	for _, owner := range destroyed {
+		if _, asked := slices.BinarySearch(owners, owner); !asked {
+			_, _ = fmt.Fprintf(r.Out, "the keys of %s are destroyed, but its erasure came behind the end of the backup's log: ask for it again\n", owner)
+		}
 	}
 	return nil
 }
 
-// keeps says of a row of the request log whether it is to come back: not if its account was erased, nor if it was about a
-// conversation that was erased later. Its stream is named by the agent and by an HMAC of what the client called it.
-func (e *erased) keeps(keys *keyring.Keyring) func(value func(column string) string) bool {
-	macs := map[string]bool{}
-	for stream := range e.conversations {
-		macs[stream.Name()] = true
+// row is a row of the request log; a column that it does not have is nil.
+type row func(column string) any
+
+// gone says of a row whether what is in it was erased: its key is destroyed, or its account was erased. Rows of before the
+// log kept their keys are told by their conversation, whose stream is named by the agent and an HMAC of what the
+// client called it.
+func (r Restore) gone(ctx context.Context, e *erased, keys *keyring.Keyring) (func(row) bool, error) {
+	rows, err := r.Pool.Query(ctx, `SELECT id FROM nido.data_keys WHERE wrapped IS NULL`)
+	if err != nil {
+		return nil, fmt.Errorf("read the tombstones: %w", err)
 	}
-	return func(value func(column string) string) bool {
-		if len(e.accounts) == 0 && len(macs) == 0 {
+	destroyed := map[string]bool{}
+	var id string
+	if _, err := pgx.ForEachRow(rows, []any{&id}, func() error { destroyed[id] = true; return nil }); err != nil {
+		return nil, fmt.Errorf("read the tombstones: %w", err)
+	}
+	return func(value row) bool {
+		account, _ := value("account").(string)
+		if _, gone := e.accounts[account]; gone {
 			return true
 		}
-		if _, gone := e.accounts[value("account")]; gone {
+		if key, _ := value("data_key").(string); key != "" {
+			return destroyed[key]
+		}
+		conversation, _ := value("conversation_id").(string)
+		if conversation == "" || len(e.conversations) == 0 {
 			return false
 		}
-		conversation := value("conversation_id")
-		return conversation == "" || !macs[value("agent_id")+"."+keys.Index(conversation)]
+		agent, _ := value("agent_id").(string)
+		at, _ := value("at").(time.Time)
+		erasedAt, gone := e.conversations[domain.NewStreamID(conversationKind, agent+"."+keys.Index(conversation))]
+		return gone && !at.After(erasedAt)
+	}, nil
+}
+
+// blanked is what an erased row has instead of what was said: the same that an erasure leaves.
+func blanked(column string, value any) any {
+	switch column {
+	case "conversation_id", "path", "query", "client_request_id", "remote_ip", "user_agent", "request_headers", "response_headers",
+		"request_body", "response_body", "words":
+		return ""
+	case "request_truncated", "response_truncated":
+		return false
+	case "request_bytes", "response_bytes":
+		return uint64(0)
+	case "erased":
+		return true
 	}
+	return value
 }

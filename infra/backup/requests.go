@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	chproto "github.com/ClickHouse/ch-go/proto"
@@ -31,8 +33,8 @@ const (
 	sinkPoll     = 100 * time.Millisecond
 )
 
-// digestQuery tells the days apart that have changed. Rows are never changed but removed, or emptied where their
-// conversation is erased, so who they are is enough.
+// digestQuery tells the days apart that have changed. Rows are never changed but emptied where what was said is
+// erased, so who they are, how long their bodies are and whether that has happened is enough.
 const digestQuery = `SELECT toString(toDate(at)) AS day, toInt64(count()) AS rows,
 	hex(sum(cityHash64(account, toUnixTimestamp64Milli(at), request_id, status, request_bytes, response_bytes, erased))) AS digest
 FROM {db:Identifier}.requests FINAL GROUP BY day ORDER BY day`
@@ -231,22 +233,40 @@ func readBlocks(from io.Reader, fn func(block *proto.Block) error) (rows int64, 
 	}
 }
 
-// requestTables are inserted into, with the columns that a file has.
-var requestTables = map[string]string{
-	"requests": `INSERT INTO {db:Identifier}.requests (`,
-	"gaps":     `INSERT INTO {db:Identifier}.gaps (`,
+// target is a table that rows go back to.
+type target struct {
+	insert string
+	// fenced tables refuse rows whose time is over, so that no text comes in long after it was opened (projections). What a
+	// restore puts in has been looked at with the keyring as it is now, and nobody erases meanwhile.
+	fenced bool
 }
 
-// fillRows puts the rows of a file back that are to be kept. Coming twice they change nothing.
-func (r Restore) fillRows(ctx context.Context, from folder, table string, file File, rows int64, keep func(value func(column string) string) bool) (dropped int64, err error) {
+const (
+	insertRequests = `INSERT INTO {db:Identifier}.requests (`
+	insertGaps     = `INSERT INTO {db:Identifier}.gaps (`
+	fenceColumn    = "insert_by"
+	// fenceTime is enough for one block.
+	fenceTime = 24 * time.Hour
+)
+
+// columns looks whether the request log is fenced.
+func (r Restore) columns(ctx context.Context) (target, error) {
+	var fences uint64
+	err := r.ClickHouse.QueryRow(ctx, `SELECT count() FROM system.columns WHERE database = {db:String} AND table = 'requests' AND name = {fence:String}`,
+		clickhousego.Named("db", r.ClickHouse.Database), clickhousego.Named("fence", fenceColumn)).Scan(&fences)
+	return target{insert: insertRequests, fenced: fences > 0}, err
+}
+
+// fillRows puts the rows of a file back. Coming twice they change nothing.
+func (r Restore) fillRows(ctx context.Context, from folder, into target, file File, rows int64, gone func(row) bool) (blank int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longWork)
 	defer cancel()
 	err = from.each(file, nil, func(content io.Reader) error {
 		number := 0
 		found, err := readBlocks(content, func(block *proto.Block) error {
 			number++
-			lost, err := r.insertBlock(ctx, table, file.SHA256+"-"+strconv.Itoa(number), block, keep)
-			dropped += lost
+			emptied, err := r.insertBlock(ctx, into, file.SHA256+"-"+strconv.Itoa(number), block, gone)
+			blank += emptied
 			return err
 		})
 		if err == nil && found != rows {
@@ -254,48 +274,57 @@ func (r Restore) fillRows(ctx context.Context, from folder, table string, file F
 		}
 		return err
 	})
-	return dropped, err
+	return blank, err
 }
 
-func (r Restore) insertBlock(ctx context.Context, table, token string, block *proto.Block, keep func(value func(column string) string) bool) (dropped int64, err error) {
-	names, statement := block.ColumnsNames(), requestTables[table]
+func (r Restore) insertBlock(ctx context.Context, into target, token string, block *proto.Block, gone func(row) bool) (blank int64, err error) {
+	names := slices.Clone(block.ColumnsNames())
 	at := map[string]int{}
 	for i, name := range names {
 		at[name] = i
-		if i > 0 {
-			statement += ", "
-		}
-		statement += "`" + name + "`" // as the table calls them: the file is authenticated
 	}
+	if _, there := at[fenceColumn]; into.fenced && !there {
+		names = append(names, fenceColumn)
+	}
+	// The names are as a table of ours had them: the file is authenticated.
+	statement := into.insert + "`" + strings.Join(names, "`, `") + "`)"
 	ctx = clickhousego.Context(ctx, clickhousego.WithSettings(clickhousego.Settings{"async_insert": 0, "insert_deduplication_token": "restore:" + token}),
 		clickhousego.WithParameters(clickhousego.Parameters{"db": r.ClickHouse.Database}))
-	batch, err := r.ClickHouse.PrepareBatch(ctx, statement+")")
+	batch, err := r.ClickHouse.PrepareBatch(ctx, statement)
 	if err != nil {
 		return 0, err
 	}
-	values, size := make([]any, len(names)), 0
-	for row := range block.Rows() {
-		wanted := keep(func(column string) string {
-			text, _ := block.Columns[at[column]].Row(row, false).(string)
-			return text
-		})
-		if !wanted {
-			dropped++
-			continue
+	values, size, until := make([]any, len(names)), 0, time.Now().Add(fenceTime)
+	for number := range block.Rows() {
+		cell := func(column string) any {
+			if i, there := at[column]; there {
+				return block.Columns[i].Row(number, false)
+			}
+			return nil
 		}
-		for i, column := range block.Columns {
-			values[i] = column.Row(row, false)
+		empty := gone(cell)
+		if empty {
+			blank++
+		}
+		for i, name := range names {
+			values[i] = cell(name)
+			if empty {
+				values[i] = blanked(name, values[i])
+			}
+			if into.fenced && name == fenceColumn {
+				values[i] = until
+			}
 			if text, ok := values[i].(string); ok {
 				size += len(text)
 			}
 		}
 		if err := batch.Append(values...); err != nil {
-			return dropped, errors.Join(err, batch.Abort())
+			return blank, errors.Join(err, batch.Abort())
 		}
 	}
 	if batch.Rows() == 0 {
-		return dropped, batch.Abort()
+		return blank, batch.Abort()
 	}
 	r.Progress.add(int64(block.Rows()), size)
-	return dropped, batch.Send()
+	return blank, batch.Send()
 }

@@ -165,10 +165,14 @@ func (r Restore) fill(ctx context.Context, from folder, m *Manifest) error {
 	if err != nil {
 		return err
 	}
-	if err := found.destroyKeys(ctx, keys, r.Progress); err != nil {
+	if err := r.destroyKeys(ctx, found, keys); err != nil {
 		return err
 	}
-	if err := r.requests(ctx, from, m, found.keeps(keys)); err != nil {
+	gone, err := r.gone(ctx, found, keys)
+	if err != nil {
+		return err
+	}
+	if err := r.requests(ctx, from, m, gone); err != nil {
 		return err
 	}
 	const done = `UPDATE nido.restores SET finished_at = now()`
@@ -178,8 +182,8 @@ func (r Restore) fill(ctx context.Context, from folder, m *Manifest) error {
 	return nil
 }
 
-// requests puts the request log back, but for what has been erased.
-func (r Restore) requests(ctx context.Context, from folder, m *Manifest, keep func(value func(column string) string) bool) error {
+// requests puts the request log back; rows of what has been erased come back without what was said.
+func (r Restore) requests(ctx context.Context, from folder, m *Manifest, gone func(row) bool) error {
 	if err := r.ClickHouse.CreateDatabase(ctx, r.ClickHouse.Database); err != nil {
 		return err
 	}
@@ -199,26 +203,30 @@ func (r Restore) requests(ctx context.Context, from folder, m *Manifest, keep fu
 		rows += count
 	}
 	r.Progress.begin("restoring the request log", "rows", rows)
-	dropped := int64(0)
+	into, err := r.columns(ctx)
+	if err != nil {
+		return fmt.Errorf("restore the request log: %w", err)
+	}
+	blank := int64(0)
 	for _, day := range m.Requests.Days {
 		if done[day.Day].Digest == day.Digest { // by a restore that was interrupted
 			continue
 		}
-		lost, err := r.fillRows(ctx, from, "requests", day.File, day.Rows, keep)
+		emptied, err := r.fillRows(ctx, from, into, day.File, day.Rows, gone)
 		if err != nil {
 			return fmt.Errorf("restore the request log of %s: %w", day.Day, err)
 		}
-		dropped += lost
+		blank += emptied
 	}
 	if gaps := m.Requests.Gaps; gaps != nil {
-		all := func(func(string) string) bool { return true }
-		if _, err := r.fillRows(ctx, from, "gaps", gaps.File, gaps.Rows, all); err != nil {
+		none := func(row) bool { return false }
+		if _, err := r.fillRows(ctx, from, target{insert: insertGaps}, gaps.File, gaps.Rows, none); err != nil {
 			return fmt.Errorf("restore the request log's gaps: %w", err)
 		}
 	}
 	r.Progress.end()
-	if dropped > 0 {
-		_, _ = fmt.Fprintf(r.Out, "%d requests were left out: what they were about has been erased\n", dropped)
+	if blank > 0 {
+		_, _ = fmt.Fprintf(r.Out, "%d requests came back without what was said: it has been erased\n", blank)
 	}
 	return nil
 }
