@@ -84,26 +84,32 @@ type Quantiles struct {
 // A conversation that stands resolved and was spoken in during the period was resolved after that: a message to a resolved
 // conversation reopens it. So only statuses since the period's begin are read, less an hour for nodes' clocks that differ.
 // Statuses need no FINAL, since a copy of the newest is the newest.
+//
+// The conversations of a row are gathered first and looked up among the resolved ones afterwards, each once: looking up
+// those of all messages takes as long as everything else together.
 const statsConversationsQuery = `WITH resolved AS (
 	SELECT conversation FROM {db:Identifier}.conversations
 	WHERE account = {account:String} AND ({agent:String} = '' OR agent_id = {agent:String})
 		AND at >= {from:DateTime64(3, 'UTC')} - INTERVAL 1 HOUR AND kind != 'started'
-	GROUP BY conversation HAVING argMax(kind, (version, idx)) = 'resolved')
+	GROUP BY conversation HAVING argMax(kind, bitShiftLeft(version, 16) + idx) = 'resolved')
 SELECT
-	if({by_agent:Bool}, agent_id, '') AS agent,
-	if({by_day:Bool}, toString(toDate(at, {tz:String})), '') AS day,
-	toInt64(uniqExact(conversation)),
-	toInt64(countIf(said)),
-	toInt64(uniqExactIf(conversation, conversation IN (resolved))),
-	toInt64(countIf(kind = 'failed')),
-	sum(input_tokens), sum(output_tokens),
-	toInt64(countIf(kind = 'completed')),
-	quantilesExactIf(0.5, 0.95, 0.99)(first_reply_us, kind = 'completed'),
-	quantilesExactIf(0.5, 0.95, 0.99)(full_reply_us, kind = 'completed')
-FROM {db:Identifier}.messages FINAL
-WHERE account = {account:String} AND ({agent:String} = '' OR agent_id = {agent:String})
-	AND at >= {from:DateTime64(3, 'UTC')} AND at < {to:DateTime64(3, 'UTC')}
-GROUP BY agent, day
+	agent, if({by_day:Bool}, toString(day), ''),
+	toInt64(length(spoken)), messages, toInt64(arrayCount(c -> c IN (resolved), spoken)), failures, input, output, completed, first, full
+FROM (
+	SELECT
+		if({by_agent:Bool}, agent_id, '') AS agent,
+		if({by_day:Bool}, toDate(at, {tz:String}), toDate(0)) AS day,
+		groupUniqArray(conversation) AS spoken,
+		toInt64(countIf(said)) AS messages,
+		toInt64(countIf(kind = 'failed')) AS failures,
+		sum(input_tokens) AS input, sum(output_tokens) AS output,
+		toInt64(countIf(kind = 'completed')) AS completed,
+		quantilesExactIf(0.5, 0.95, 0.99)(first_reply_us, kind = 'completed') AS first,
+		quantilesExactIf(0.5, 0.95, 0.99)(full_reply_us, kind = 'completed') AS full
+	FROM {db:Identifier}.messages FINAL
+	WHERE account = {account:String} AND ({agent:String} = '' OR agent_id = {agent:String})
+		AND at >= {from:DateTime64(3, 'UTC')} AND at < {to:DateTime64(3, 'UTC')}
+	GROUP BY agent, day)
 ORDER BY agent, day
 LIMIT {limit:UInt32}
 SETTINGS do_not_merge_across_partitions_select_final = 1`

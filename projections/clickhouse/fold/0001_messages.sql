@@ -1,9 +1,13 @@
 -- messages is filled by message.received, reply.completed, reply.failed and reply.cancelled: one whole row for each.
 --
--- A row's identity is (account, stream, version, idx). agent_id and at follow from the event, so that they can stand in
--- front of it in the sorting key, which then serves what statistics ask: one account, one agent or all, some days. A
--- second insert of the same event has the same key and replaces the first. For the same reason a month's partition holds
--- all copies of its rows, and FINAL need not compare partitions with one another.
+-- A row's identity is its event's place in the log: (part, off, idx). account, day and agent_id follow from the event, so
+-- that they can stand in front of it in the sorting key. A second insert of the same event has the same key and replaces
+-- the first. For the same reason a month's partition holds all copies of its rows, and FINAL need not compare partitions
+-- with one another.
+--
+-- The day comes before the agent because rows come in by time: the parts of two inserts then lie side by side, and FINAL
+-- reads them as they are instead of merging row by row. One agent's month is thirty places instead of one, which costs less.
+-- Numbers are compared where FINAL has to; stream and version would be the same identity, in seventy bytes.
 CREATE TABLE IF NOT EXISTS {db:Identifier}.messages (
     account         String CODEC(ZSTD(1)),
     agent_id        LowCardinality(String),
@@ -29,5 +33,5 @@ CREATE TABLE IF NOT EXISTS {db:Identifier}.messages (
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(at)
-ORDER BY (account, agent_id, at, stream, version, idx)
+ORDER BY (account, toDate32(at), agent_id, part, off, idx)
 SETTINGS non_replicated_deduplication_window = 1000, old_parts_lifetime = 1

@@ -1,6 +1,7 @@
 -- conversations is filled by conversation.started, conversation.resolved and conversation.reopened: one whole row for
--- each. The newest of a stream says how the conversation stands. Identity and sorting key are as in messages; a start
--- has no time of its own and takes its commit's.
+-- each. The newest of a stream says how the conversation stands. A row's identity is (account, stream, version, idx);
+-- what else is in the sorting key follows from the event. Nobody asks for these rows with FINAL. A start has no time of
+-- its own and takes its commit's.
 CREATE TABLE IF NOT EXISTS {db:Identifier}.conversations (
     account         String CODEC(ZSTD(1)),
     agent_id        LowCardinality(String),
