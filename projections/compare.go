@@ -65,7 +65,7 @@ func (c *Comparison) tables(ctx context.Context) ([]comparedTable, error) {
 			WHERE i.indrelid = t.oid AND i.indisprimary AND a.attrelid = t.oid), '{}') AS key
 		FROM pg_class t WHERE t.relnamespace = $1::regnamespace AND t.relkind = 'r' AND t.relpersistence = 'p' AND t.relname <> 'generation'
 		ORDER BY t.relname`
-	rows, err := c.tx.Query(ctx, query, c.fresh)
+	rows, err := c.tx.Query(ctx, query, c.served)
 	if err != nil {
 		return nil, fmt.Errorf("list the tables: %w", err)
 	}
@@ -104,7 +104,8 @@ func (c *Comparison) differences(ctx context.Context, table comparedTable, limit
 	if err := c.tx.QueryRow(ctx, `SELECT count(*) FROM `+c.source(table, c.fresh)+` AS fresh`).Scan(&count); err != nil {
 		return 0, nil, err
 	}
-	on := make([]string, len(table.Key))
+	// Rows are compared as they lie in memory (*<>): as texts, which only those that differ become, it takes three times as long.
+	on, missing := make([]string, len(table.Key)), pgx.Identifier{table.Key[0]}.Sanitize()
 	for i, column := range table.Key {
 		name := pgx.Identifier{column}.Sanitize()
 		on[i] = "served." + name + " = fresh." + name
@@ -112,7 +113,7 @@ func (c *Comparison) differences(ctx context.Context, table comparedTable, limit
 	rows, err := c.tx.Query(ctx, `
 		SELECT row_to_json(served)::text AS served, row_to_json(fresh)::text AS fresh
 		FROM `+c.source(table, c.served)+` AS served FULL JOIN `+c.source(table, c.fresh)+` AS fresh ON `+strings.Join(on, " AND ")+`
-		WHERE served::text IS DISTINCT FROM fresh::text LIMIT $1`, limit)
+		WHERE served.`+missing+` IS NULL OR fresh.`+missing+` IS NULL OR served *<> fresh LIMIT $1`, limit)
 	if err != nil {
 		return 0, nil, err
 	}

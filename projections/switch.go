@@ -49,6 +49,27 @@ func (p *Postgres) Replace(ctx context.Context, tx pgx.Tx, served, old string) e
 	return nil
 }
 
+// Forgo gives up the tables' safety, for a fold that is thrown away behind its use: they go by the write-ahead log, and
+// are empty after a crash.
+func (p *Postgres) Forgo(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT relname::text FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind = 'r'`, p.schema)
+		if err != nil {
+			return fmt.Errorf("list the tables of %s: %w", p.schema, err)
+		}
+		tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("list the tables of %s: %w", p.schema, err)
+		}
+		for _, table := range tables {
+			if _, err := tx.Exec(ctx, `ALTER TABLE `+pgx.Identifier{p.schema, table}.Sanitize()+` SET UNLOGGED`); err != nil {
+				return fmt.Errorf("take %s.%s off the write-ahead log: %w", p.schema, table, err)
+			}
+		}
+		return nil
+	})
+}
+
 // AwaitUnused waits until no transaction uses a table of the schema. One that was replaced gets no new ones, so that it
 // can then be dropped without standing in anybody's way.
 func (p *Postgres) AwaitUnused(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/infra/kafka"
@@ -54,28 +55,31 @@ func (v Verify) Run(ctx context.Context) (found []projections.Difference, err er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, scratch.Drop(context.WithoutCancel(ctx))) }()
+	if err := scratch.Forgo(ctx); err != nil {
+		return nil, err
+	}
 
 	analytics, err := v.clickhouseStands(ctx, served)
 	if err != nil {
 		return nil, err
 	}
 	expected := projections.NewDigest(v.Opener, analytics)
+	counting := count(ctx, scratch, expected)
 	fold := Fold{
-		Cluster: v.Cluster, Target: scratch, BatchRecords: foldRecords, Progress: v.Progress,
-		Applied: func(ctx context.Context, partition int32, batch []domain.Recorded) error {
-			_, rejected, err := scratch.Outcomes(ctx, partition, batch[0].Offset, batch[len(batch)-1].Offset)
-			if err != nil {
-				return err
-			}
-			return expected.Add(ctx, batch, rejected)
-		},
+		Cluster: v.Cluster, Target: scratch, BatchRecords: foldRecords, Progress: v.Progress, Applied: counting.add,
 	}
 	var comparison *projections.Comparison
 	err = fold.meet(ctx, "folding the log afresh", served, scratch.Analyze, func(ctx context.Context, _ *projections.Frozen) (err error) {
 		comparison, err = projections.Compare(ctx, v.Pool, v.Served, VerifySchema)
 		return err
 	})
+	if counted := counting.wait(); counted != nil {
+		err = errors.Join(counted, err)
+	}
 	if err != nil {
+		if comparison != nil {
+			err = errors.Join(err, comparison.Close(ctx))
+		}
 		return nil, err
 	}
 	found, err = v.postgres(ctx, comparison)
@@ -84,6 +88,64 @@ func (v Verify) Run(ctx context.Context) (found []projections.Difference, err er
 	}
 	differ, err := v.clickhouse(ctx, expected, analytics)
 	return append(found, differ...), err
+}
+
+// counting adds what has been folded into Postgres to what ClickHouse should have, while the next batch is folded.
+type counting struct {
+	folded  *projections.Postgres
+	digest  *projections.Digest
+	batches chan foldedBatch
+	group   *errgroup.Group
+	failed  <-chan struct{}
+}
+
+// errNotCounted ends a fold whose batches cannot be added; why, wait says.
+var errNotCounted = errors.New("what has been folded could not be counted")
+
+type foldedBatch struct {
+	partition int32
+	records   []domain.Recorded
+}
+
+func count(ctx context.Context, folded *projections.Postgres, digest *projections.Digest) *counting {
+	c := &counting{folded: folded, digest: digest, batches: make(chan foldedBatch, 1)}
+	group, within := errgroup.WithContext(ctx)
+	c.group, c.failed = group, within.Done()
+	group.Go(func() error {
+		for batch := range c.batches {
+			if err := c.count(within, batch); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return c
+}
+
+func (c *counting) add(ctx context.Context, partition int32, batch []domain.Recorded) error {
+	select {
+	case c.batches <- foldedBatch{partition, batch}:
+		return nil
+	case <-c.failed:
+		return errNotCounted
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *counting) count(ctx context.Context, batch foldedBatch) error {
+	first, last := batch.records[0].Offset, batch.records[len(batch.records)-1].Offset
+	_, rejected, err := c.folded.Outcomes(ctx, batch.partition, first, last)
+	if err != nil {
+		return err
+	}
+	return c.digest.Add(ctx, batch.records, rejected)
+}
+
+// wait returns when everything has been added. Nothing may be added any more.
+func (c *counting) wait() error {
+	close(c.batches)
+	return c.group.Wait()
 }
 
 // clickhouseStands is how far ClickHouse has come, partition by partition.
