@@ -115,6 +115,8 @@ var catalogue = []Entry{
 		"Send the message again after `Retry-After`; then the provider is tried again."},
 	{"unavailable", http.StatusServiceUnavailable, APIError, true, "A part of the installation is unavailable at the moment.", "Una parte del servicio no está disponible por ahora.",
 		"Repeat the request after `Retry-After`, with the same `Idempotency-Key` where it writes."},
+	{"overloaded", http.StatusServiceUnavailable, APIError, true, "There is more to do than can be done at the moment.", "Hay más trabajo del que se puede hacer por ahora.",
+		"Nothing was done. Repeat the request after `Retry-After`, and later each time."},
 	{"unknown_outcome", http.StatusServiceUnavailable, APIError, true, "It is not known yet whether the request took effect.", "Aún no se sabe si la solicitud tuvo efecto.",
 		"Repeat it with the same `Idempotency-Key`: it takes effect once, and the repetition finds out."},
 	{"analytics_unavailable", http.StatusServiceUnavailable, APIError, true, "Logs and statistics are unavailable at the moment.", "Los registros y las estadísticas no están disponibles por ahora.",

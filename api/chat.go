@@ -136,10 +136,12 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 				x.record.Sealer = live.DataKey
 			}
 			x.refused = false
+			x.leave() // what it waits for now is the model
 			return ofThisNode(live), nil
 		}
 		switch {
 		case waits && isBusy(err):
+			x.leave()
 			if waiter, err = s.wait(r, waiter, admitted.Stream); err != nil {
 				return followed{}, err
 			}

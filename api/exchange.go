@@ -40,6 +40,7 @@ type exchange struct {
 	failed  bool              // the turn had an end that was no reply
 	said    []byte            // of a stream: what the request log has as the answer
 	streams bool              // the answer is a stream
+	left    func()            // gives the request's place in the node to the next; nil where it has none
 	rest    func()            // of the answer, once the route's handler has returned; nil for nothing
 	record  projections.Request
 	span    trace.Span // the request's part of a trace

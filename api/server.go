@@ -38,6 +38,7 @@ type Server struct {
 	deprecations map[string]deprecation // by their items
 	management   *mux.Router            // what the management API serves
 	agentHost    *mux.Router            // what agents' own hosts serve
+	gates        *gates                 // how many requests it works on at a time
 }
 
 // New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
@@ -63,7 +64,7 @@ func newServer(config Config, document []byte) (*Server, error) {
 	}
 	s := &Server{
 		config: config, logger: config.Logger, publicHost: public.Hostname(),
-		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true),
+		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(),
 	}
 	s.deprecations = map[string]deprecation{}
 	for _, op := range ops {
@@ -159,6 +160,14 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
+		// Who sends a body may take their time, which is no load; without one the first look-up is behind the door, too.
+		defer func() { x.leave() }()
+		if op.body == nil {
+			if err := s.enter(r, op); err != nil {
+				s.refuse(w, r, err)
+				return
+			}
+		}
 		if err := s.authenticate(r, op); err != nil {
 			s.refuse(w, r, err)
 			return
@@ -166,6 +175,12 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 		if err := s.readBody(w, r, op); err != nil {
 			s.refuse(w, r, err)
 			return
+		}
+		if op.body != nil {
+			if err := s.enter(r, op); err != nil {
+				s.refuse(w, r, err)
+				return
+			}
 		}
 		if err := validate(r, op, x.body); err != nil {
 			s.refuse(w, r, err)

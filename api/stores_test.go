@@ -59,6 +59,10 @@ func (w turnsOf) Begin(ctx context.Context, meta commands.Meta, turn commands.Tu
 	}
 	live := commands.NewLive(meta.Inputs.ID("turn"), turn.Conversation, turn.AgentID, reply.MessageID, noon)
 	live.DataKey = plainKey("dk_1")
+	if w.begun != nil {
+		w.begun <- live
+		return live, nil
+	}
 	live.Say(reply.Text)
 	live.End(reply, err)
 	return live, nil

@@ -48,6 +48,7 @@ type world struct {
 	turns      []commands.Turn
 	metas      []commands.Meta
 	send       func(ctx context.Context, turn commands.Turn) (commands.Reply, error)
+	begun      chan *commands.Live // takes turns that the test ends itself; nil ends them at once
 	counted    []quota.Request
 	verdict    func(quota.Request) quota.Verdict
 	watched    []commands.DayCount
