@@ -246,9 +246,12 @@ var client = &http.Client{Timeout: 30 * time.Second}
 
 // call sends one request outside of every measurement.
 func call(ctx context.Context, addr, key, method, path string, body, answer any) error {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return err
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return err
+		}
 	}
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, bytes.NewReader(data))
 	if err != nil {

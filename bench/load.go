@@ -31,6 +31,7 @@ type job struct {
 	Name                                string // begins every name
 	Want                                int    // the status of a success
 	First                               string // what the first token of a stream looks like; latencies end there
+	Refusals                            bool   // 429 and 503 are answers, too, and reckoned from when they were sent
 }
 
 // measurement is what came of it. Latencies are in microseconds, from the intended start in an open loop.
@@ -39,6 +40,9 @@ type measurement struct {
 	Elapsed       time.Duration
 	P50, P99, Max float64 // milliseconds
 	Fault         string  // the first
+	// What was refused, where that is an answer.
+	Refused                int
+	RefusedP50, RefusedP99 float64
 }
 
 func (m measurement) perSecond() float64 { return float64(m.Done) / m.Elapsed.Seconds() }
@@ -60,7 +64,7 @@ func generate(ctx context.Context, job job) (measurement, error) {
 		return measurement{}, fmt.Errorf("read the measurement: %w", err)
 	}
 	// A few refusals under overload are a finding; mostly refusals are no measurement at all.
-	if m.Done == 0 || m.Failed > m.Done/10 {
+	if m.Done == 0 || m.Failed > 2+m.Done/10 {
 		return m, fmt.Errorf("%d requests succeeded, %d failed: %s", m.Done, m.Failed, m.Fault)
 	}
 	return m, nil
@@ -73,6 +77,7 @@ type worker struct {
 	wire      *wire
 	sent      int
 	latencies []int64
+	refused   []int64
 	failed    int
 	fault     string
 }
@@ -141,6 +146,10 @@ func (w *worker) send(since time.Time) {
 	}
 	w.sent++
 	body := bytes.ReplaceAll([]byte(w.job.Body), []byte("{n}"), []byte(w.job.Name+"-"+strconv.Itoa(w.number)+"-"+strconv.Itoa(name)))
+	sent := time.Now()
+	if w.job.Refusals {
+		since = sent
+	}
 	status, answer, err := w.wire.exchange(w.job, body)
 	now := time.Now()
 	if !w.wire.first.IsZero() {
@@ -149,6 +158,8 @@ func (w *worker) send(since time.Time) {
 	switch {
 	case err != nil:
 		w.fail(err.Error())
+	case w.job.Refusals && (status == 429 || status == 503):
+		w.refused = append(w.refused, now.Sub(since).Microseconds())
 	case status != w.job.Want:
 		w.fail(fmt.Sprintf("status %d: %s", status, answer[:min(len(answer), 300)]))
 	default:
@@ -169,10 +180,10 @@ func (w *worker) fail(why string) {
 
 func (j *job) sum(workers []*worker, elapsed time.Duration) measurement {
 	m := measurement{Elapsed: elapsed}
-	var all []int64
+	var all, refused []int64
 	for _, w := range workers {
 		w.wire.close()
-		all = append(all, w.latencies...)
+		all, refused = append(all, w.latencies...), append(refused, w.refused...)
 		m.Failed += w.failed
 		if m.Fault == "" {
 			m.Fault = w.fault
@@ -181,6 +192,8 @@ func (j *job) sum(workers []*worker, elapsed time.Duration) measurement {
 	slices.Sort(all)
 	m.Done = len(all)
 	m.P50, m.P99, m.Max = quantile(all, 0.5), quantile(all, 0.99), quantile(all, 1)
+	slices.Sort(refused)
+	m.Refused, m.RefusedP50, m.RefusedP99 = len(refused), quantile(refused, 0.5), quantile(refused, 0.99)
 	return m
 }
 

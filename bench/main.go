@@ -35,6 +35,8 @@ type settings struct {
 	rssHold  time.Duration
 	catchUp  int // turns that the projectors catch up with at least
 	streams  int // that are held at once
+	planted  int // rows that are searched
+	events   int // commits that are rebuilt and verified
 	rows     []int
 	out      string
 	profile  string
@@ -58,6 +60,11 @@ var rows = []row{
 	{[]int{11}, lag},
 	{[]int{9}, postgresCatchUp},
 	{[]int{10}, clickHouseCatchUp},
+	{[]int{14}, refusals},
+	{[]int{16}, overload},
+	{[]int{17}, operations},
+	{[]int{12}, logSearch},
+	{[]int{13}, statistics},
 	{[]int{0}, startOfDev},
 }
 
@@ -85,6 +92,8 @@ func parse() settings {
 	flag.DurationVar(&s.rssHold, "rss-hold", 10*time.Minute, "how long memory has to stay flat under load afterwards")
 	flag.IntVar(&s.catchUp, "catch-up", 20_000, "chat turns in the log that the projectors catch up with")
 	flag.IntVar(&s.streams, "streams", 2000, "streams that row 6 holds at once")
+	flag.IntVar(&s.events, "events", 1_000_000, "commits that row 17 rebuilds from and verifies")
+	flag.IntVar(&s.planted, "planted", 5_000_000, "rows that are searched and counted in rows 12 and 13")
 	flag.StringVar(&s.out, "out", "", "write the results as JSON to this file")
 	flag.StringVar(&s.profile, "profile", "", "let the node under test write a CPU profile to this file: the API node, or in rows 9 and 10 the projector; with one -row, since every node that starts writes it anew")
 	flag.BoolVar(&s.keepLogs, "v", false, "show what the nodes log")
@@ -96,6 +105,7 @@ func parse() settings {
 	flag.Parse()
 	if s.quick {
 		s.rounds, s.span, s.catchUp = min(s.rounds, 3), min(s.span, 1200*time.Millisecond), min(s.catchUp, 2000)
+		s.planted, s.events, s.streams = min(s.planted, 500_000), min(s.events, 20_000), min(s.streams, 2000)
 		s.rssLoad, s.rssHold = min(s.rssLoad, 5*time.Second), min(s.rssHold, 5*time.Second)
 	}
 	return s

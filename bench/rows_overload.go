@@ -1,0 +1,214 @@
+//go:build linux
+
+package main
+
+// This file is the rows about requests that are refused: what that costs, and what becomes of the others on a node that
+// is offered more than it can do.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/domain/account"
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/quota"
+	"github.com/nidohq/nido/infra/admission"
+	"github.com/nidohq/nido/infra/postgres"
+)
+
+// refusals is row 14.
+func refusals(ctx context.Context, b *bench) error {
+	b.say("row 14: refusals")
+	c, err := b.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	hello, err := b.reference(ctx, "hello", "hello")
+	if err != nil {
+		return err
+	}
+	var limited struct{ ID string }
+	err = call(ctx, c.api.addr, c.key, http.MethodPost, "/api/agents", map[string]any{
+		"name": "Limited", "model": "fast", "rateLimit": map[string]any{"perDay": 1},
+	}, &limited)
+	if err != nil {
+		return err
+	}
+	var answer any
+	if err := call(ctx, c.api.addr, c.key, http.MethodPost, "/api/v2/agent/"+limited.ID+"/chat", map[string]any{"query": "hola"}, &answer); err != nil {
+		return err
+	}
+	bad := b.chat(c, c.fast)
+	bad.Key, bad.Want = c.key[:len(c.key)-1]+"!", http.StatusUnauthorized
+	full := b.chat(c, limited.ID)
+	full.Want = http.StatusTooManyRequests
+	greet := job{Addr: hello.addr, Method: http.MethodPost, Path: "/hello", Body: bad.Body}
+	var floor, wrong, over []float64
+	for range b.rounds {
+		for _, one := range []struct {
+			p    *process
+			job  job
+			into *[]float64
+		}{{hello, greet, &floor}, {c.api, bad, &wrong}, {c.api, full, &over}} {
+			_, cost, err := b.costed(ctx, one.p, one.job, 64)
+			if err != nil {
+				return err
+			}
+			*one.into = append(*one.into, cost*100) // seconds per 10,000 are hundreds of microseconds each
+		}
+	}
+	b.results.add(14, "hello: CPU per request", "µs", floor...)
+	b.results.add(14, "a key with a wrong checksum: CPU per request, HTTP and all", "µs", wrong...)
+	b.results.add(14, "a counter that is full: CPU per request, HTTP and the look-up of the key and all", "µs", over...)
+	return b.checks(ctx, c)
+}
+
+// checks measures in this process what the refusals themselves take, and how many calls of Postgres an admission does.
+func (b *bench) checks(ctx context.Context, c *cluster) error {
+	pool, err := postgres.Open(ctx, postgres.Config{URL: os.Getenv("NIDO_POSTGRES_URL"), MaxConns: 8, ApplicationName: "bench"})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	const often = 200_000
+	each := func(do func() error) (float64, error) {
+		var before, after syscall.Rusage
+		err := syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+		for range often {
+			if err == nil {
+				err = do()
+			}
+		}
+		if err == nil {
+			err = syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+		}
+		return float64(after.Utime.Nano()+after.Stime.Nano()-before.Utime.Nano()-before.Stime.Nano()) / often / 1000, err
+	}
+	bad := c.key[:len(c.key)-1] + "!"
+	took, err := each(func() error {
+		if _, err := apikey.Parse(bad); err == nil {
+			return errors.New("a key with a wrong checksum passes")
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.results.add(14, "a key with a wrong checksum: CPU of the check", "µs", took).atMost(20)
+
+	counter := admission.New(pool)
+	narrow := quota.Of("bench", account.Limits{PerMinute: 1}, "narrow", "agt", nil)
+	ask := func(request quota.Request, want bool) error {
+		verdict, err := counter.Admit(ctx, request)
+		if err == nil && verdict.Admitted != want {
+			err = fmt.Errorf("admitted: %v", verdict.Admitted)
+		}
+		return err
+	}
+	if err := errors.Join(ask(narrow, true), ask(narrow, false)); err != nil {
+		return err
+	}
+	if took, err = each(func() error { return ask(narrow, false) }); err != nil {
+		return err
+	}
+	b.results.add(14, "a counter that is full: CPU of the check", "µs", took).atMost(20)
+	return b.roundTrips(ctx, pool)
+}
+
+func (b *bench) roundTrips(ctx context.Context, pool *pgxpool.Pool) error {
+	counter := admission.New(pool)
+	wide := quota.Of("bench", account.Limits{PerMinute: 1 << 40, PerDay: 1 << 40}, "wide", "agt", nil)
+	const count = 20_000
+	work := make(chan struct{}, count)
+	for range count {
+		work <- struct{}{}
+	}
+	close(work)
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var fault error
+	for range 64 {
+		group.Go(func() {
+			for range work {
+				if verdict, err := counter.Admit(ctx, wide); err != nil || !verdict.Admitted {
+					mu.Lock()
+					fault = errors.Join(err, errors.New("not admitted"))
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	b.results.add(14, "round trips of admit per admitted call, 64 at once on one key", "", float64(counter.Calls())/count).atMost(1.2)
+	return fault
+}
+
+// overload is row 16: twice the chats that a node can do are offered to it.
+func overload(ctx context.Context, b *bench) error {
+	b.say("row 16: twice what can be done")
+	c, err := b.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, os.Getenv("NIDO_POSTGRES_URL"))
+	if err != nil {
+		return fmt.Errorf("reach Postgres: %w", err)
+	}
+	defer conn.Close(ctx)
+	completed := func() (count int64, err error) {
+		err = conn.QueryRow(ctx, `SELECT count(*) FROM read.messages WHERE outcome = 'completed'`).Scan(&count)
+		return count, err
+	}
+	span := max(b.span, 4*time.Second)
+	var normal, rates, accepted, slower, served, refused50, refused99, refusedShare, lost []float64
+	for range b.rounds {
+		before := b.chat(c, c.fast)
+		before.Span = span
+		usual, err := b.measure(ctx, before, 64)
+		if err != nil {
+			return err
+		}
+		from, err := completed()
+		if err != nil {
+			return err
+		}
+		twice := b.chat(c, c.fast)
+		twice.Span, twice.Rate, twice.Refusals = span, 2*usual.perSecond(), true
+		much, err := b.measure(ctx, twice, 1024)
+		if err != nil {
+			return err
+		}
+		if _, err := c.api.quietCPU(ctx); err != nil {
+			return err
+		}
+		to, err := completed()
+		if err != nil {
+			return err
+		}
+		normal, rates = append(normal, usual.P99), append(rates, usual.perSecond())
+		accepted, slower, served = append(accepted, much.P99), append(slower, much.P99/usual.P99), append(served, much.perSecond()/usual.perSecond())
+		refused50, refused99 = append(refused50, much.RefusedP50), append(refused99, much.RefusedP99)
+		refusedShare = append(refusedShare, float64(much.Refused)/float64(much.Done+much.Refused+much.Failed))
+		lost = append(lost, float64(max(0, int64(much.Done)-(to-from))))
+	}
+	b.results.add(16, "what can be done, 64 connections: chats per second", "/s", rates...)
+	b.results.add(16, "then: p99", "ms", normal...)
+	b.results.add(16, "offered twice that: chats per second over that", "×", served...)
+	b.results.add(16, "offered twice that: p99 of those that are accepted", "ms", accepted...)
+	b.results.add(16, "offered twice that: p99 of those that are accepted over the usual", "×", slower...).atMost(3)
+	b.results.add(16, "offered twice that: part that is refused", "×", refusedShare...)
+	b.results.add(16, "offered twice that: refusals' p50", "ms", refused50...)
+	b.results.add(16, "offered twice that: refusals' p99", "ms", refused99...).atMost(20)
+	b.results.add(16, "offered twice that: acknowledged replies that are not in Postgres", "", lost...).atMost(0)
+	return nil
+}
