@@ -92,6 +92,11 @@ var catalogue = []Entry{
 	{"rate_limited", http.StatusTooManyRequests, RateLimitError, true, "There were too many requests.", "Hubo demasiadas solicitudes.",
 		"Repeat it after `Retry-After`, or `Retry-After-Ms`. `details.policy` says whose limit it is, `RateLimit` what is left of each; a refused request costs nothing."},
 
+	{"too_many_followers", http.StatusTooManyRequests, RateLimitError, true, "Too many connections follow this turn already.", "Demasiadas conexiones ya siguen este turno.",
+		"A turn may be followed a hundred times at once through one node. Close the connections that nobody reads."},
+	{"headers_too_large", http.StatusRequestHeaderFieldsTooLarge, InvalidRequestError, false, "The request's line and headers have more than 32 KiB.", "La línea y los encabezados de la solicitud superan 32 KiB.",
+		"Send less of them. From 256 KiB on, and where the request is not HTTP at all, the answer is a line of plain text with 431 or 400, and the connection is closed."},
+
 	{"request_cancelled", 499, InvalidRequestError, true, "The client went away.", "El cliente se desconectó.",
 		"Nobody sees this answer; the log has it for requests whose client closed the connection."},
 

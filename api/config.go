@@ -22,6 +22,8 @@ type Config struct {
 	BaseDomain string
 	// TrustedProxies are believed about where requests come from. Default none: then it is whoever connects.
 	TrustedProxies Proxies
+	// CORSOrigins are the origins whose pages may call from a browser, such as https://app.example.com; "*" is all. Default none.
+	CORSOrigins []string
 	// RouteTimeout bounds every request but chats. Default 20 seconds.
 	RouteTimeout time.Duration
 	// ChatTimeout bounds how long a chat's connection stays open; it must lie above the turn's own time-out and the time
@@ -89,6 +91,9 @@ func (c Config) Validate() error {
 		if err != nil || public.Host == "" || (public.Scheme != "http" && public.Scheme != "https") || strings.HasSuffix(c.PublicURL, "/") {
 			faults = append(faults, fmt.Errorf("api: Config.PublicURL %q is not like https://api.example.com", c.PublicURL))
 		}
+	}
+	if err := checkOrigins(c.CORSOrigins); err != nil {
+		faults = append(faults, fmt.Errorf("api: Config.CORSOrigins: %w", err))
 	}
 	return errors.Join(faults...)
 }

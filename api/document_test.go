@@ -33,7 +33,7 @@ func TestTheDocumentUsesNothingThatTheValidatorDoesNotKnow(t *testing.T) {
 func TestEveryOperationDocumentsItsErrors(t *testing.T) {
 	w := newWorld(t)
 	for name, op := range w.ops {
-		wanted := []int{400, 404, 405, 500}
+		wanted := []int{400, 404, 405, 431, 500}
 		if !op.open {
 			wanted = append(wanted, 401, 403, 503, 504)
 		}

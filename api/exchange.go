@@ -65,6 +65,19 @@ func (x *exchange) meta(r *http.Request) commands.Meta {
 	}
 }
 
+// afterwards does something once the answer is out, the part of it too that goes out behind the route's handler.
+func (x *exchange) afterwards(do func()) {
+	rest := x.rest
+	if rest == nil {
+		do()
+		return
+	}
+	x.rest = func() {
+		defer do()
+		rest()
+	}
+}
+
 // ended notes how a turn came out.
 func (x *exchange) ended(end commands.TurnEnd) {
 	x.record.Model, x.record.FirstToken = end.Reply.Model, end.Reply.FirstReply

@@ -32,6 +32,7 @@ type Recorded struct {
 	ContentType string
 	Headers     map[string]string // Location and the like; not the request id
 	Body        []byte
+	Began       time.Time // names the answer in the store, which sets it
 }
 
 // Idempotency keeps what was asked and answered under a client's key, for 24 hours. Account, caller (the public id of the
@@ -48,6 +49,8 @@ type Idempotency interface {
 	Abandon(ctx context.Context, account, caller, key string) error
 	// Forget says that the request came to nothing, for good: the next one with this key is a new one.
 	Forget(ctx context.Context, account, caller, key string) error
+	// ForgetAnswer says the same of a request that has an answer, unless another has taken its place.
+	ForgetAnswer(ctx context.Context, account, caller, key string, answer Recorded) error
 }
 
 const (
@@ -111,6 +114,13 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		return
 	case replay != nil:
 		s.replay(w, r, replay)
+		x.afterwards(func() {
+			if x.failed { // its node died, or else the answer would not have been there: who asks again is not told so for a day
+				try.settle(func(ctx context.Context, account, caller, key string) error {
+					return s.config.Idempotency.ForgetAnswer(ctx, account, caller, key, *replay)
+				})
+			}
+		})
 		return
 	}
 	x.inputs = inputs

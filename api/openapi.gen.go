@@ -1501,6 +1501,12 @@ type GatewayTimeoutApplicationJSON = ErrorEnvelope
 // GatewayTimeoutApplicationProblemPlusJSON RFC 9457.
 type GatewayTimeoutApplicationProblemPlusJSON = ProblemDetails
 
+// HeadersTooLargeApplicationJSON defines model for HeadersTooLarge.
+type HeadersTooLargeApplicationJSON = ErrorEnvelope
+
+// HeadersTooLargeApplicationProblemPlusJSON RFC 9457.
+type HeadersTooLargeApplicationProblemPlusJSON = ProblemDetails
+
 // InternalApplicationJSON defines model for Internal.
 type InternalApplicationJSON = ErrorEnvelope
 
@@ -1536,6 +1542,12 @@ type RequestTimeoutApplicationJSON = ErrorEnvelope
 
 // RequestTimeoutApplicationProblemPlusJSON RFC 9457.
 type RequestTimeoutApplicationProblemPlusJSON = ProblemDetails
+
+// TooManyFollowersApplicationJSON defines model for TooManyFollowers.
+type TooManyFollowersApplicationJSON = ErrorEnvelope
+
+// TooManyFollowersApplicationProblemPlusJSON RFC 9457.
+type TooManyFollowersApplicationProblemPlusJSON = ProblemDetails
 
 // UnauthorizedApplicationJSON defines model for Unauthorized.
 type UnauthorizedApplicationJSON = ErrorEnvelope

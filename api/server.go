@@ -22,9 +22,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/gorilla/mux"
+	"github.com/rs/cors"
 
 	"github.com/nidohq/nido/commands"
 )
+
+// maxHeaderBytes bounds a request's line and headers.
+const maxHeaderBytes = 32 << 10
 
 // maxBodyBytes bounds a request's body.
 const maxBodyBytes = 1 << 20
@@ -34,6 +38,8 @@ type Server struct {
 	config       Config
 	logger       *slog.Logger
 	publicHost   string
+	followers    followers
+	cors         *cors.Cors             // nil where browsers of other origins are not let in
 	document     []byte                 // openapi.json
 	deprecations map[string]deprecation // by their items
 	management   *mux.Router            // what the management API serves
@@ -72,6 +78,7 @@ func newServer(config Config, document []byte) (*Server, error) {
 			s.deprecations[mark.item()] = mark
 		}
 	}
+	s.cors = crossOrigin(config.CORSOrigins)
 	if s.document, err = doc.MarshalJSON(); err != nil {
 		return nil, fmt.Errorf("write openapi.json: %w", err)
 	}
@@ -125,17 +132,29 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer capture.finish()
 	defer s.recover(capture, r)
 
+	if s.cors == nil {
+		s.route(capture, r)
+		return
+	}
+	s.cors.ServeHTTP(capture, r, s.route)
+}
+
+// route finds the host and the route.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) {
+	x := exchangeOf(r)
 	at, err := s.locate(r)
 	switch {
+	case headerBytes(r) > maxHeaderBytes:
+		s.refuse(w, r, problem("headers_too_large"))
 	case err != nil:
-		s.refuse(capture, r, err)
+		s.refuse(w, r, err)
 	case !printable(r.URL.Path):
-		s.refuse(capture, r, problem("not_found")) // Postgres takes neither broken UTF-8 nor NUL
+		s.refuse(w, r, problem("not_found")) // Postgres takes neither broken UTF-8 nor NUL
 	case at.slug != "":
 		x.slug = at.slug
-		s.agentHost.ServeHTTP(capture, r)
+		s.agentHost.ServeHTTP(w, r)
 	default:
-		s.management.ServeHTTP(capture, r)
+		s.management.ServeHTTP(w, r)
 	}
 	if x.rest != nil {
 		x.rest()
@@ -302,6 +321,17 @@ func allowed(router *mux.Router, r *http.Request) []string {
 	return methods
 }
 
+// headerBytes is about what the request's line and headers were on the wire.
+func headerBytes(r *http.Request) int {
+	size := len(r.Method) + len(r.RequestURI) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			size += len(name) + len(value) + len(": \r\n")
+		}
+	}
+	return size
+}
+
 // printable reports whether a text can be kept: UTF-8 without NUL.
 func printable(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }
 
@@ -320,7 +350,7 @@ func NewServer(addr string, handler http.Handler, patience Patience) *http.Serve
 		ReadHeaderTimeout: cmp.Or(patience.Header, 5*time.Second),
 		ReadTimeout:       cmp.Or(patience.Whole, 30*time.Second),
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
+		MaxHeaderBytes:    8 * maxHeaderBytes, // what has more gets net/http's own answer, which is not JSON
 		// OPTIONS * is a route like any that there is not; the server's own answer has no id.
 		DisableGeneralOptionsHandler: true,
 	}

@@ -170,6 +170,10 @@ func (w *world) Forget(_ context.Context, account, caller, key string) error {
 	return nil
 }
 
+func (w *world) ForgetAnswer(ctx context.Context, account, caller, key string, _ Recorded) error {
+	return w.Forget(ctx, account, caller, key)
+}
+
 type accountsOf struct{ *world }
 
 func (a accountsOf) Open(context.Context, commands.Meta, commands.OpenAccount) (commands.OpenedAccount, error) {

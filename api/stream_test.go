@@ -207,6 +207,18 @@ func TestARepeatedStreamFollowsTheTurnThatItBegan(t *testing.T) {
 	if !w.turns[0].Continue || !w.turns[0].Streamed {
 		t.Errorf("%+v", w.turns[0])
 	}
+	dead := w.found["turn_1"] // as a sweeper ends the turn of a node that died
+	end := *dead.End
+	end.Outcome, end.Code, end.Text = projections.Failed, "interrupted", domain.Sealed{Key: "dk_1", Data: []byte("¡Hola")}
+	dead.End = &end
+	w.found[id] = dead
+	if answer := w.do(in); !strings.Contains(answer.Body.String(), "¡Hola") || !strings.Contains(answer.Body.String(), "turn.failed") || len(w.turns) != 1 {
+		t.Errorf("%s after %d turns", answer.Body, len(w.turns))
+	}
+	if answer := w.do(in); answer.Header().Get("Idempotent-Replayed") != "" || !strings.Contains(answer.Body.String(), "turn.completed") || len(w.turns) != 2 {
+		t.Errorf("whoever was told that it failed asks again: %s after %d turns", answer.Body, len(w.turns))
+	}
+
 	in.body = `{"query":"b","streaming":true}`
 	w.refused(w.do(in), 422, "idempotency_key_reused")
 
@@ -218,7 +230,7 @@ func TestARepeatedStreamFollowsTheTurnThatItBegan(t *testing.T) {
 	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
 		return commands.Reply{}, &commands.ModelError{Code: "upstream_error", Err: errors.New("said the provider")}
 	}
-	for turns := 3; turns < 5; turns++ { // what was refused or has failed begins anew
+	for turns := 4; turns < 6; turns++ { // what was refused or has failed begins anew
 		if answer := w.do(in); answer.Code != 200 || !strings.Contains(answer.Body.String(), "turn.failed") || len(w.turns) != turns {
 			t.Errorf("%d %s after %d turns", answer.Code, answer.Body, len(w.turns))
 		}

@@ -73,7 +73,13 @@ func (s *Server) TurnEvents(w http.ResponseWriter, r *http.Request, turnID TurnI
 	case over:
 		w.WriteHeader(http.StatusNoContent)
 	default:
+		leave, err := s.followers.enter(turnID)
+		if err != nil {
+			s.refuse(w, r, err)
+			return
+		}
 		s.stream(w, r, turn, from, newTurnEvents(s, w, r, turn, params.LastEventID == nil))
+		exchangeOf(r).afterwards(leave)
 	}
 }
 
@@ -84,7 +90,13 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, turnID string) {
 		s.refuse(w, r, err)
 		return
 	}
+	leave, err := s.followers.enter(turnID)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
 	s.stream(w, r, turn, 0, s.dialect(w, r, turn))
+	exchangeOf(r).afterwards(leave)
 }
 
 // lastSeen reads the id of the last event that arrived.

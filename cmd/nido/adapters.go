@@ -111,6 +111,11 @@ func (o once) Forget(ctx context.Context, account, caller, key string) error {
 	return stillOurs(o.store.Forget(ctx, account, caller, key, o.boot))
 }
 
+// ForgetAnswer implements api.Idempotency.
+func (o once) ForgetAnswer(ctx context.Context, account, caller, key string, answer api.Recorded) error {
+	return o.store.ForgetAnswer(ctx, account, caller, key, postgres.Response(answer))
+}
+
 // stillOurs: another node took the request over and keeps the answer. It is the same one, made from the same inputs.
 func stillOurs(err error) error {
 	if errors.Is(err, postgres.ErrTakenOver) {

@@ -219,7 +219,7 @@ func (n *node) wireAPI() (err error) {
 	}
 	n.handler, err = api.New(api.Config{
 		PublicURL: n.settings.publicURL(), BaseDomain: n.settings.BaseDomain, ChatTimeout: n.settings.TurnTimeout + chatMargin, Logger: n.log,
-		TrustedProxies: proxies, Observer: n.metrics, Tracer: n.traces.Tracer("github.com/nidohq/nido/api"),
+		TrustedProxies: proxies, CORSOrigins: n.settings.CORSOrigins, Observer: n.metrics, Tracer: n.traces.Tracer("github.com/nidohq/nido/api"),
 		Open: func() bool { return n.has(roleAPI) && n.health.serving.Load() },
 
 		AccountCommands: n.accounts, AgentCommands: n.agents, KeyCommands: n.keys,

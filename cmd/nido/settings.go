@@ -34,6 +34,7 @@ type nodeSettings struct {
 	PublicURL      string        `help:"Where clients reach the management API; by default the base domain and the port." env:"NIDO_PUBLIC_URL" placeholder:"URL"`
 	KafkaPrefix    string        `help:"First part of the names of topics and consumer groups." default:"nido" env:"NIDO_KAFKA_PREFIX"`
 	TrustedProxies []string      `help:"Networks or addresses of proxies that are believed about where requests come from, by X-Forwarded-For or Forwarded." env:"NIDO_TRUSTED_PROXIES" placeholder:"CIDR"`
+	CORSOrigins    []string      `name:"cors-origins" help:"Origins whose pages may call from a browser, such as https://app.example.com or *." env:"NIDO_CORS_ORIGINS" placeholder:"ORIGIN"`
 	TurnTimeout    time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
 	StopTimeout    time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
 

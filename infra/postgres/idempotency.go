@@ -52,6 +52,9 @@ type Response struct {
 	ContentType string
 	Headers     map[string]string
 	Body        []byte
+	// Began is when the request did that was answered so. It names the answer among those that the same key may get, one after
+	// the other; the store sets it.
+	Began time.Time
 }
 
 // NewIdempotency gives the store its pool and its keys.
@@ -177,6 +180,18 @@ func (s *Idempotency) Abandon(ctx context.Context, account, caller, key, boot st
 func (s *Idempotency) Forget(ctx context.Context, account, caller, key, boot string) error {
 	const query = `DELETE FROM idempotency WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4`
 	return s.own(ctx, query, account, caller, hashKey(key), boot)
+}
+
+// ForgetAnswer drops an answer that was replayed, whichever boot gave it, unless another request has taken its place: the
+// next one with this key is a new one.
+func (s *Idempotency) ForgetAnswer(ctx context.Context, account, caller, key string, answer Response) error {
+	const query = `
+		DELETE FROM idempotency
+		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND started_at = $4 AND finished_at IS NOT NULL`
+	if _, err := s.pool.Exec(ctx, query, account, caller, hashKey(key), answer.Began); err != nil {
+		return fmt.Errorf("forget an idempotent request's answer: %w", err)
+	}
+	return nil
 }
 
 // own runs an update that only the boot which has the row may do.

@@ -79,7 +79,7 @@ func (f foundRow) replay(key commands.DataKey) (Attempt, error) {
 	if err := json.Unmarshal(plain, &kept); err != nil {
 		return Attempt{}, fmt.Errorf("read the response: %w", err)
 	}
-	attempt.Replay = &Response{Status: *f.Status, ContentType: kept.ContentType, Headers: kept.Headers, Body: kept.Body}
+	attempt.Replay = &Response{Status: *f.Status, ContentType: kept.ContentType, Headers: kept.Headers, Body: kept.Body, Began: f.StartedAt}
 	return attempt, nil
 }
 

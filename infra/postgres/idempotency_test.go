@@ -122,6 +122,37 @@ func TestIdempotency(t *testing.T) {
 		}
 	})
 
+	t.Run("an answer that a dead node gave can be forgotten, but not the request that came after it", func(t *testing.T) {
+		r.reset(t)
+		r.fresh(t, "boot-1", "a")
+		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+			t.Fatal(err)
+		}
+		replayed, _, err := r.begin(t.Context(), "boot-2", "a")
+		if err != nil || replayed.Replay == nil {
+			t.Fatalf("%+v %v", replayed, err)
+		}
+		forget := func() {
+			t.Helper()
+			if err := r.ForgetAnswer(t.Context(), "acc_1", "key_1", "idem-1", *replayed.Replay); err != nil {
+				t.Fatal(err)
+			}
+		}
+		forget()
+		r.fresh(t, "boot-2", "a")
+		forget()
+		if _, _, err := r.begin(t.Context(), "boot-1", "a"); !errors.Is(err, postgres.ErrInFlight) {
+			t.Errorf("the next request was forgotten with it: %v", err)
+		}
+		if err := r.finish(t.Context(), "boot-2", created); err != nil {
+			t.Fatal(err)
+		}
+		forget()
+		if again, _, err := r.begin(t.Context(), "boot-1", "a"); err != nil || again.Replay == nil {
+			t.Errorf("the next request's answer was forgotten with it: %v", err)
+		}
+	})
+
 	t.Run("a finished request gives the same answer again, on any node", func(t *testing.T) {
 		r.reset(t)
 		first := r.fresh(t, "boot-1", "a")
@@ -133,6 +164,10 @@ func TestIdempotency(t *testing.T) {
 			if err != nil || attempt.Replay == nil || attempt.Fresh || attempt.Seed != first.Seed {
 				t.Fatalf("no replay on %s: %+v, %v", boot, attempt, err)
 			}
+			if attempt.Replay.Began.IsZero() {
+				t.Error("the answer has no name")
+			}
+			attempt.Replay.Began = time.Time{}
 			if !reflect.DeepEqual(*attempt.Replay, created) {
 				t.Errorf("got %+v, want %+v", *attempt.Replay, created)
 			}
