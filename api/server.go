@@ -145,7 +145,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	at, err := s.locate(r)
 	switch {
 	case headerBytes(r) > maxHeaderBytes:
-		s.refuse(w, r, problem("headers_too_large"))
+		s.refuse(w, r, problem("headers_too_large").with("Connection", "close"))
 	case err != nil:
 		s.refuse(w, r, err)
 	case !printable(r.URL.Path):
