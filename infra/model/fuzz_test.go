@@ -31,7 +31,7 @@ func FuzzCompletionStream(f *testing.F) {
 				}
 				return true
 			},
-			sent: func() {}, limit: limit, patience: time.NewTimer(time.Hour), first: time.Hour, idle: time.Hour,
+			sent: func() {}, pass: &pass{}, call: &call{}, limit: limit, patience: time.NewTimer(time.Hour), first: time.Hour, idle: time.Hour,
 		}
 		defer r.patience.Stop()
 		if err := readCompletionStream(bytes.NewReader(body), maxEvent(limit), r); err == nil && !r.ended && r.finish == "" {
