@@ -1,6 +1,6 @@
 package e2e
 
-// This file takes keys away and exchanges them while two nodes are being asked with them.
+// This file takes keys away and exchanges them while three nodes are being asked with them.
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// nodes are two API nodes and what folds for them; the test can stop their processes.
+// nodes are three API nodes and what folds for them; the test can stop their processes.
 type nodes struct {
 	projector *process
-	processes [2]*process
-	clients   [2]*client
+	processes [3]*process
+	clients   [3]*client
 }
 
 func startNodes(t *testing.T) nodes {
@@ -27,7 +27,7 @@ func startNodes(t *testing.T) nodes {
 	root := bootstrap(t, engines)
 	n := nodes{projector: startNode(t, engines, "projector,sweeper")}
 	for i := range n.processes {
-		n.processes[i] = startNode(t, engines, "api", []string{"NIDO_TRUSTED_PROXIES=", "NIDO_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8"}[i])
+		n.processes[i] = startNode(t, engines, "api", []string{"NIDO_TRUSTED_PROXIES=", "NIDO_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8", "NIDO_TRUSTED_PROXIES="}[i])
 		n.clients[i] = newClient(t, n.processes[i].base, root)
 	}
 	return n
@@ -36,6 +36,7 @@ func startNodes(t *testing.T) nodes {
 type keyView struct {
 	ID, Key, Hint, Status             string
 	RotatedAt, GraceUntil, LastUsedAt *time.Time
+	ExpiresAt                         *time.Time
 }
 
 func (c *client) issueKey(scopes ...string) keyView {
@@ -45,7 +46,19 @@ func (c *client) issueKey(scopes ...string) keyView {
 	return key
 }
 
-// volley calls both nodes with one key from many goroutines while something is taken away, and remembers what came of the
+// insist is must for a command that is asked to come back where too much is asked at once.
+func (c *client) insist(status int, method, path string, body any) {
+	c.t.Helper()
+	await(c.t, time.Minute, path, func() bool {
+		got, err := c.do(c.t.Context(), method, path, body)
+		if err != nil || got.status != status && got.status != http.StatusServiceUnavailable {
+			c.t.Fatalf("%s %s: %v, status %d, not %d: %s", method, path, err, got.status, status, got.body)
+		}
+		return got.status == status
+	})
+}
+
+// volley calls all nodes with one key from many goroutines while something is taken away, and remembers what came of the
 // calls that started after that had answered.
 type volley struct {
 	code     string // what every call must get from then on
@@ -55,13 +68,14 @@ type volley struct {
 	after    atomic.Int64
 	accepted atomic.Int64 // of those that started after it
 	broken   atomic.Int64 // calls without an answer
+	busy     atomic.Int64 // calls that were asked to come back
 }
 
 // fire begins the calls; they end when so many have started after the taking away.
 func (v *volley) fire(n nodes, key, agentID string, concurrent int, enough int64) *sync.WaitGroup {
 	var group sync.WaitGroup
 	for i := range concurrent {
-		own := n.clients[i%2].with(key)
+		own := n.clients[i%len(n.clients)].with(key)
 		group.Go(func() {
 			for v.after.Load() < enough {
 				late := v.gone.Load() // read before the call starts
@@ -85,6 +99,8 @@ func (v *volley) note(late bool, own *client, agentID string, chats bool) {
 	switch {
 	case err != nil:
 		v.broken.Add(1)
+	case got.status == http.StatusServiceUnavailable:
+		v.busy.Add(1) // so many at once are more than a small machine takes
 	case !late:
 		v.before.Add(1)
 	default:
@@ -97,12 +113,15 @@ func (v *volley) note(late bool, own *client, agentID string, chats bool) {
 
 func (v *volley) report(t *testing.T) {
 	t.Helper()
-	t.Logf("%d calls before it was gone, %d that started after that, %d of them accepted, %d without an answer",
-		v.before.Load(), v.after.Load(), v.accepted.Load(), v.broken.Load())
+	t.Logf("%d calls before it was gone, %d that started after that, %d of them accepted, %d without an answer, %d asked to come back",
+		v.before.Load(), v.after.Load(), v.accepted.Load(), v.broken.Load(), v.busy.Load())
 	if v.accepted.Load() != 0 || v.broken.Load() != 0 || v.before.Load() == 0 {
 		t.Error("a key that was taken away still opened, or nothing was asked")
 	}
 }
+
+// parallelCalls are under way at the same time when a key is revoked, and as many start after it.
+const parallelCalls = 1000
 
 func TestKeysAcrossNodes(t *testing.T) {
 	t.Parallel()
@@ -115,8 +134,8 @@ func TestKeysAcrossNodes(t *testing.T) {
 		enough   int64
 		takeAway func(t *testing.T, root *client, account, agentID string, key keyView)
 	}{
-		"once a revoke has answered no node accepts the key": {"revoked_api_key", false, 1000, func(_ *testing.T, root *client, _, _ string, key keyView) {
-			root.must(http.StatusOK, "POST", "/api/keys/"+key.ID+"/revoke", map[string]any{"reason": "leaked"})
+		"once a revoke has answered no node accepts the key": {"revoked_api_key", false, parallelCalls, func(_ *testing.T, root *client, _, _ string, key keyView) {
+			root.insist(http.StatusOK, "POST", "/api/keys/"+key.ID+"/revoke", map[string]any{"reason": "leaked"})
 		}},
 		"nor where the projector lags": {"revoked_api_key", false, 300, func(t *testing.T, root *client, _, _ string, key keyView) {
 			n.projector.signal(syscall.SIGSTOP)
@@ -139,20 +158,31 @@ func TestKeysAcrossNodes(t *testing.T) {
 			}
 		}},
 		"nor the secret before, once a rotation without a grace has": {"expired_api_key", false, 300, func(_ *testing.T, root *client, _, _ string, key keyView) {
-			root.must(http.StatusOK, "POST", "/api/keys/"+key.ID+"/rotate", nil)
+			root.insist(http.StatusOK, "POST", "/api/keys/"+key.ID+"/rotate", nil)
+		}},
+		"nor a key whose time has come": {"expired_api_key", false, 300, func(t *testing.T, _ *client, _, _ string, key keyView) {
+			await(t, time.Minute, "the key's end", func() bool { return time.Now().After(*key.ExpiresAt) })
 		}},
 		"nor any key of an account, once its suspension has": {"account_suspended", false, 300, func(_ *testing.T, _ *client, account, _ string, _ keyView) {
-			n.clients[0].must(http.StatusOK, "POST", "/api/accounts/"+account+"/suspend", nil)
+			n.clients[0].insist(http.StatusOK, "POST", "/api/accounts/"+account+"/suspend", nil)
 		}},
 		"nor a message to an agent, once its pause has": {"agent_paused", true, 300, func(_ *testing.T, root *client, _, agentID string, _ keyView) {
-			root.must(http.StatusOK, "POST", "/api/agents/"+agentID+"/pause", nil)
+			root.insist(http.StatusOK, "POST", "/api/agents/"+agentID+"/pause", nil)
 		}},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			account, root := n.clients[0].customer("enterprise")
 			agent, key := root.createAgent("Ventas"), root.issueKey("chat")
+			if test.code == "expired_api_key" && !strings.Contains(sentence, "rotation") {
+				ends := map[string]any{"name": "web", "scopes": []string{"chat"}, "expiresAt": time.Now().Add(4 * time.Second)}
+				root.must(http.StatusCreated, "POST", "/api/keys", ends).into(t, &key)
+			}
+			concurrent := 64
+			if test.enough == parallelCalls {
+				concurrent = parallelCalls
+			}
 			v := volley{code: test.code, chatOnly: test.chatOnly}
-			group := v.fire(n, key.Key, agent.ID, 64, test.enough)
+			group := v.fire(n, key.Key, agent.ID, concurrent, test.enough)
 			await(t, time.Minute, "calls on the way", func() bool { return v.before.Load() >= 200 })
 			test.takeAway(t, root, account, agent.ID, key)
 			v.gone.Store(true)
