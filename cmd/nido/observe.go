@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nidohq/nido/api"
+	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/telemetry"
 )
 
@@ -95,6 +96,14 @@ func (n *node) wireMetrics() {
 		return float64(bytes)
 	})
 	m.Counter("request_log_lost_total", "Entries of the request log that were lost because the queue was full.", func() float64 { return float64(n.queue.Lost()) })
+}
+
+// traced has a projector's part told in the traces of those who are waiting for it.
+func (n *node) traced(handler kafka.CommitHandler, projector string) kafka.CommitHandler {
+	if n.settings.TraceEndpoint == "" {
+		return handler
+	}
+	return kafka.Traced(handler, projector, n.traces.Tracer("github.com/nidohq/nido/infra/kafka"))
 }
 
 func rolesText(roles []role) string {

@@ -179,7 +179,7 @@ func (n *node) startProjectors(parts *errgroup.Group, ctx context.Context) error
 // startFold makes the consumer that folds the log into Postgres.
 func (n *node) startFold(parts *errgroup.Group, ctx context.Context) error {
 	fold, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.Events(), Name: foldProjector, Handler: kafka.Commits(n.postgres), Observer: n.metrics,
+		Topic: n.cluster.Events(), Name: foldProjector, Handler: kafka.Commits(n.traced(n.postgres, foldProjector)), Observer: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func (n *node) runAnalytics(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() {
 		n.consumeAside(ctx, "clickhouse projector", n.analytics, kafka.ConsumerConfig{
-			Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.analytics), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
+			Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.traced(n.analytics, analyticsProjector)), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
 		})
 	})
 	running.Go(func() {

@@ -17,6 +17,9 @@ import (
 // pingTimeout bounds the question whether a connection that lay idle is still alive; after it, another one is taken.
 const pingTimeout = 300 * time.Millisecond
 
+// userTimeout bounds how long what was sent may stay unacknowledged.
+const userTimeout = 10 * time.Second
+
 // Open opens a pool and makes sure that the server answers.
 func Open(ctx context.Context, config Config) (*pgxpool.Pool, error) {
 	if err := config.Validate(); err != nil {
@@ -52,7 +55,7 @@ func (c Config) apply(parsed *pgxpool.Config) {
 	connection.ConnectTimeout = c.ConnectTimeout
 	// A server that vanished without a word is noticed on an open connection, too.
 	connection.DialFunc = (&net.Dialer{
-		Timeout:         c.ConnectTimeout,
+		Timeout: c.ConnectTimeout, Control: unacknowledged,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3},
 	}).DialContext
 	connection.Tracer = acquireLimit{c.AcquireTimeout}
