@@ -51,6 +51,6 @@ func (c restoreCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("restored the backup of %s: %s\nnodes fold the log when they start\n", restored.Taken.Format(time.RFC3339), summary(restored, began))
+	fmt.Printf("these stores hold the backup of %s: %s\nnodes fold the log when they start\n", restored.Taken.Format(time.RFC3339), summary(restored, began))
 	return nil
 }

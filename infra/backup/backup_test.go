@@ -164,6 +164,10 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 	if err := postgres.Restored(t.Context(), to.pool); err != nil {
 		t.Errorf("a node would not start: %v", err)
 	}
+	var again bytes.Buffer
+	if _, err := to.restore(t, dir, &again); err != nil || !strings.Contains(again.String(), "restored here already") || strings.Contains(again.String(), "restoring") {
+		t.Errorf("given once more: %v, said %s", err, &again)
+	}
 	for topic, want := range logs {
 		got := w.printed(t, topic)
 		if topic == w.topics()[1] {

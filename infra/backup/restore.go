@@ -67,9 +67,13 @@ func (r Restore) Run(ctx context.Context) (*Manifest, error) {
 		return nil, err
 	}
 	defer alone()
-	going, err := r.look(ctx, m)
+	going, done, err := r.look(ctx, m)
 	if err != nil {
 		return nil, err
+	}
+	if done {
+		_, _ = fmt.Fprintln(r.Out, "this backup has been restored here already; nothing was done")
+		return m, nil
 	}
 	if err := (Check{Progress: r.Progress}).files(ctx, from, m); err != nil { // before anything has been written
 		return nil, err
@@ -82,29 +86,32 @@ func (r Restore) Run(ctx context.Context) (*Manifest, error) {
 	return m, r.fill(ctx, from, m)
 }
 
-// look refuses stores that are not empty, and says whether this backup's restore was begun here before.
-func (r Restore) look(ctx context.Context, m *Manifest) (going bool, err error) {
+// look refuses stores that are not empty, and says whether this backup's restore was begun here before, and whether it has
+// finished, even if whoever gave the command did not hear of it.
+func (r Restore) look(ctx context.Context, m *Manifest) (going, done bool, err error) {
 	before, found, err := postgres.RestoreOf(ctx, r.Pool)
 	switch {
 	case err != nil:
-		return false, err
+		return false, false, err
 	case found && !before.Finished && before.Backup == m.ID:
-		return true, nil
+		return true, false, nil
+	case found && before.Backup == m.ID:
+		return false, true, nil
 	case found && !before.Finished:
-		return false, fmt.Errorf("%w: it is of %s", ErrOtherRestore, before.Taken.UTC().Format(time.RFC3339))
+		return false, false, fmt.Errorf("%w: it is of %s", ErrOtherRestore, before.Taken.UTC().Format(time.RFC3339))
 	}
 	var occupied []string
 	for _, look := range []func(context.Context) ([]string, error){r.Log.Occupied, r.postgresHolds, r.ClickHouse.Holds} {
 		found, err := look(ctx)
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
 		occupied = append(occupied, found...)
 	}
 	if len(occupied) > 0 {
-		return false, fmt.Errorf("%w: %s", ErrNotEmpty, strings.Join(occupied, "; "))
+		return false, false, fmt.Errorf("%w: %s", ErrNotEmpty, strings.Join(occupied, "; "))
 	}
-	return false, nil
+	return false, false, nil
 }
 
 // postgresHolds lists the tables that have rows, of the schemas that are ours.
