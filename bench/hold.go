@@ -22,9 +22,12 @@ import (
 // holdPatience bounds the beginning of all streams.
 const holdPatience = 3 * time.Minute
 
-// holdAttempts is how often a stream is begun anew: on a busy machine Go's reverse proxy breaks one off now and then
-// whose answer begins while the request is still being sent.
-const holdAttempts = 5
+// How often a stream is begun anew, and when: on a busy machine Go's reverse proxy breaks one off now and then whose answer
+// begins while the request is still being sent, and a node refuses what it cannot do.
+const (
+	holdAttempts = 20
+	holdPause    = 250 * time.Millisecond
+)
 
 // held is a process that holds streams.
 type held struct {
@@ -81,6 +84,7 @@ func hold(in io.Reader, out io.Writer) error {
 				if err = job.holdOne(i); err == nil {
 					break
 				}
+				time.Sleep(holdPause) // a node that has too much to do says so
 			}
 			spoke <- err
 		}()
@@ -123,7 +127,9 @@ func (j *job) holdOne(number int) error {
 		if err != nil {
 			return fmt.Errorf("a stream ended after %q: %w", seen[max(0, len(seen)-400):], err)
 		}
-		seen = append(seen, part[:n]...)
+		if seen = append(seen, part[:n]...); !bytes.HasPrefix(seen, []byte("HTTP/1.1 200 ")) {
+			return errors.Join(fmt.Errorf("a stream begins with %q", seen), conn.Close())
+		}
 	}
 	go func() {
 		for {
