@@ -144,6 +144,8 @@ var causes = map[string]cause{
 	"model_not_found":       providerSays("model_not_found"),
 	"interrupted":           providerSays("interrupted"),
 	"upstream_rate_limited": providerSays("upstream_rate_limited"),
+	"upstream_busy":         providerSays("upstream_busy"),
+	"upstream_unavailable":  providerSays("upstream_unavailable"),
 	"upstream_timeout":      providerSays("upstream_timeout"),
 	"unavailable":           refusing(commands.ErrUnavailable),
 	"unknown_outcome":       refusing(commands.ErrUnknownOutcome),
