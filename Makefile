@@ -1,6 +1,6 @@
 # All that is needed on a fresh machine: Go, gcc (for the race detector), Node.js with npm, and make.
 .DEFAULT_GOAL := build
-.PHONY: setup build run test lint generate fresh bench test-kafka faults
+.PHONY: setup build run test lint generate fresh bench test-kafka faults fuzz
 
 GOLANGCI_LINT := v2.15.0
 OAPI_CODEGEN := v2.8.2
@@ -58,6 +58,10 @@ generate: $(generate_tool)
 fresh: $(generate_tool)
 	@was="$$(mktemp)" && trap 'rm -f "$$was"' EXIT && cp api/openapi.gen.go "$$was" && $(MAKE) --no-print-directory generate && \
 	(cmp -s "$$was" api/openapi.gen.go || { cp "$$was" api/openapi.gen.go; echo "api/openapi.gen.go is stale: run make generate" >&2; exit 1; })
+
+# fuzz asks a node for everything in the contract, by a tool that knows nothing of us. It needs Python 3.10 or later.
+fuzz: setup build
+	test/fuzz/run.sh $(FUZZ)
 
 bench: setup build
 	@data="$$(mktemp -d)" && trap 'rm -rf "$$data"' EXIT && \
