@@ -83,7 +83,7 @@ func refusesForm(in request, got answer) bool {
 // meant are the fields whose values may be wrong though their form is right.
 var meant = map[string]bool{
 	"message": true, "query": true, "messages": true, "tz": true, "from": true, "to": true, "expiresAt": true, "ipAllow": true, "agentId": true, "cursor": true,
-	"Last-Event-ID": true, "name": true, "model": true, "metadata": true, "metadata.conversation_id": true,
+	"Last-Event-ID": true, "agentIds": true, "name": true, "model": true, "metadata": true, "metadata.conversation_id": true,
 }
 
 func fieldOf(got answer) string {

@@ -106,6 +106,9 @@ func (c *contract) pick(rt *rapid.T, op operation, kind string, schema *openapi3
 	if kind == "agents" && (op.method == http.MethodGet || op.spec.Extensions["x-nido-scope"] == "chat") {
 		known = append(known, c.agent)
 	}
+	if kind == "slugs" && op.spec.Extensions["x-nido-host"] == "agent" {
+		known = []string{c.slug, c.agent} // its host knows no other
+	}
 	if len(known) == 0 || rapid.IntRange(0, 19).Draw(rt, "unknown "+kind) == 0 {
 		return fmt.Sprint(c.value(rt, op, schema, "", 0))
 	}
