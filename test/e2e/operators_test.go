@@ -103,7 +103,7 @@ func (o *observatory) counts(t *testing.T) {
 	o.root.with(o.key[:len(o.key)-1]).must(http.StatusUnauthorized, "GET", "/api/me", nil)
 	o.root.must(http.StatusNotFound, "GET", "/nowhere", nil)
 
-	provider := strings.TrimPrefix(o.model.URL, "http://")
+	const provider = "env:openai" // as the configuration calls it
 	wanted := map[string]float64{
 		`nido_http_requests_total{operation="chatByID",status="2xx"}`:                        4,
 		`nido_http_requests_total{operation="chatByID",status="5xx"}`:                        1,
