@@ -147,6 +147,7 @@ var causes = map[string]cause{
 	"upstream_busy":         providerSays("upstream_busy"),
 	"upstream_unavailable":  providerSays("upstream_unavailable"),
 	"upstream_timeout":      providerSays("upstream_timeout"),
+	"overloaded":            refusing(&Problem{Code: "overloaded", cause: errCrowded}),
 	"unavailable":           refusing(commands.ErrUnavailable),
 	"unknown_outcome":       refusing(commands.ErrUnknownOutcome),
 	"analytics_unavailable": func(w *world) request {
