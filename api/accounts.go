@@ -18,6 +18,7 @@ type AccountCommands interface {
 	ChangePlan(ctx context.Context, meta commands.Meta, id string, plan account.Plan, custom account.Limits) error
 	Suspend(ctx context.Context, meta commands.Meta, id, reason string) error
 	Resume(ctx context.Context, meta commands.Meta, id string) error
+	Erase(ctx context.Context, meta commands.Meta, id string) error
 }
 
 // AccountQueries reads accounts.
@@ -148,7 +149,7 @@ func accountOut(a projections.Account) Account {
 	return Account{
 		ID: a.ID, Name: a.Name, Plan: Plan(a.Plan), Limits: limitsOut(a.Limits()),
 		CustomLimits: limitsOut(account.Limits{PerMinute: a.PerMinute, PerDay: a.PerDay}),
-		Suspended:    a.Suspended, CreatedAt: Timestamp(a.OpenedAt),
+		Suspended:    a.Suspended, ErasedAt: someTimeAt(a.ErasedAt), CreatedAt: Timestamp(a.OpenedAt),
 	}
 }
 

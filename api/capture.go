@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -38,11 +39,24 @@ type capture struct {
 
 func (s *Server) startCapture(w http.ResponseWriter, r *http.Request, x *exchange, now time.Time) *capture {
 	x.record = projections.Request{
-		ID: x.id, At: now, Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery,
+		ID: x.id, At: now, Method: r.Method, Path: r.URL.Path, Query: unspoken(r.URL.RawQuery),
 		ClientRequestID: short(r.Header.Get("X-Request-Id")), RemoteIP: addressText(x.client), UserAgent: short(r.UserAgent()),
 		Trace: traceOf(r),
 	}
 	return &capture{ResponseWriter: w, server: s, request: r, x: x, started: time.Now()}
+}
+
+// unspoken takes out of a query what was looked for: words of what people said, and what clients call a conversation. The
+// line that says so belongs to the account, and would outlive the erasure of what it was about.
+func unspoken(query string) string {
+	parts := strings.Split(query, "&")
+	for i, part := range parts {
+		name, _, _ := strings.Cut(part, "=")
+		if name, err := url.QueryUnescape(name); err == nil && (name == "q" || name == "conversationId") {
+			parts[i] = name + "=" + projections.Redacted
+		}
+	}
+	return strings.Join(parts, "&")
 }
 
 // Unwrap lets http.ResponseController reach the connection.

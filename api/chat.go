@@ -114,6 +114,13 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 		if err != nil {
 			return followed{}, err
 		}
+		if admitted.Erased && admitted.Snapshot.Committed == 0 {
+			if to.Mac, err = s.next(r.Context(), x.caller.Account, admitted.Agent.ID, conversation); err != nil {
+				return followed{}, err
+			}
+			attempt-- // nobody was quicker
+			continue
+		}
 		if admitted.Snapshot.Version > 0 {
 			x.record.ConversationID, x.record.Owner = conversation, string(admitted.Stream)
 		}

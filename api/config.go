@@ -55,6 +55,7 @@ type Config struct {
 	Keys          KeyQueries
 	Chats         ChatQueries
 	Conversations ConversationQueries
+	Erasures      ErasureQueries
 	TurnQueries   TurnQueries
 	TurnTexts     TurnTexts
 	Logs          LogQueries
@@ -79,7 +80,7 @@ func (c Config) Validate() error {
 		"AccountCommands": c.AccountCommands == nil, "AgentCommands": c.AgentCommands == nil, "KeyCommands": c.KeyCommands == nil,
 		"ConversationCommands": c.ConversationCommands == nil, "Turns": c.Turns == nil,
 		"Callers": c.Callers == nil, "Accounts": c.Accounts == nil, "Agents": c.Agents == nil, "Keys": c.Keys == nil,
-		"Chats": c.Chats == nil, "Conversations": c.Conversations == nil, "TurnQueries": c.TurnQueries == nil, "TurnTexts": c.TurnTexts == nil, "Logs": c.Logs == nil, "Stats": c.Stats == nil,
+		"Chats": c.Chats == nil, "Conversations": c.Conversations == nil, "Erasures": c.Erasures == nil, "TurnQueries": c.TurnQueries == nil, "TurnTexts": c.TurnTexts == nil, "Logs": c.Logs == nil, "Stats": c.Stats == nil,
 		"Keyring": c.Keyring == nil, "Limiter": c.Limiter == nil, "Watch": c.Watch == nil, "KeyUses": c.KeyUses == nil, "Deprecations": c.Deprecations == nil, "Idempotency": c.Idempotency == nil, "RequestLog": c.RequestLog == nil, "Health": c.Health == nil,
 	} {
 		if missing {

@@ -21,6 +21,7 @@ import (
 type ConversationCommands interface {
 	Resolve(ctx context.Context, meta commands.Meta, stream domain.StreamID) error
 	Reopen(ctx context.Context, meta commands.Meta, stream domain.StreamID) error
+	Erase(ctx context.Context, meta commands.Meta, stream domain.StreamID) error
 }
 
 // ConversationQueries reads conversations, sealed.
@@ -144,7 +145,10 @@ func (s *Server) conversation(r *http.Request, id string, agentID *string) (proj
 			return projections.Conversation{}, err
 		}
 	}
-	found, err := s.config.Conversations.Get(r.Context(), x.caller.Account, or(agentID, ""), s.config.Keyring.Index(id))
+	found, erased, err := s.named(r.Context(), x.caller.Account, or(agentID, ""), id)
+	if len(erased) == 1 { // what is said of it from now on is to be forgotten too
+		x.record.Owner = string(erased[0])
+	}
 	switch {
 	case errors.Is(err, projections.ErrAmbiguous):
 		return found, invalid("agentId", "agentId is needed: several agents have a conversation with this id.", "Se necesita agentId: varios agentes tienen una conversación con este id.")

@@ -44,6 +44,8 @@ type exchange struct {
 	rest    func()            // of the answer, once the route's handler has returned; nil for nothing
 	record  projections.Request
 	span    trace.Span // the request's part of a trace
+
+	forgotten bool // the answer tells nothing of what was said in the conversation that the request is about
 }
 
 type exchangeKey struct{}
@@ -76,6 +78,14 @@ func (x *exchange) afterwards(do func()) {
 		defer do()
 		rest()
 	}
+}
+
+// owner is the stream of the conversation whose texts are in the answer.
+func (x *exchange) owner() string {
+	if x.forgotten {
+		return ""
+	}
+	return x.record.Owner
 }
 
 // ended notes how a turn came out.

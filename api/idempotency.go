@@ -24,6 +24,8 @@ var (
 	ErrKeyReused = &Problem{Code: "idempotency_key_reused", Field: idempotencyHeader}
 	// ErrInFlight: another node, or this one, is still at the first request.
 	ErrInFlight = &Problem{Code: "idempotency_in_flight", Field: idempotencyHeader}
+	// ErrErased: the first request was made in a conversation that has been erased since.
+	ErrErased = &Problem{Code: "conversation_erased", Field: idempotencyHeader}
 )
 
 // Recorded is an answer as it was sent. Its body may hold a new key: whoever keeps it seals it.
@@ -33,6 +35,8 @@ type Recorded struct {
 	Headers     map[string]string // Location and the like; not the request id
 	Body        []byte
 	Began       time.Time // names the answer in the store, which sets it
+	// Owner is the stream of the conversation whose texts are in the answer, with which it is to be erased; empty for none.
+	Owner string
 }
 
 // Idempotency keeps what was asked and answered under a client's key, for 24 hours. Account, caller (the public id of the
@@ -40,7 +44,8 @@ type Recorded struct {
 type Idempotency interface {
 	// Begin notes a request with the inputs that its commands will be made from. It returns those proposed, or those of
 	// a first request that died before it was answered; or the answer to a first request that was. Its errors are
-	// ErrKeyReused where the fingerprint is another's, ErrInFlight where the first request is still being worked on.
+	// ErrKeyReused where the fingerprint is another's, ErrInFlight where the first request is still being worked on,
+	// ErrErased where its answer has been erased; then the replay says only whose it was.
 	Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (inputs commands.Inputs, replay *Recorded, err error)
 	// Finish keeps the answer.
 	Finish(ctx context.Context, account, caller, key string, answer Recorded) error
@@ -84,6 +89,7 @@ func (a *attempt) settle(what func(ctx context.Context, account, caller, key str
 }
 
 func (a *attempt) finish(answer Recorded) {
+	answer.Owner = exchangeOf(a.r).owner()
 	a.settle(func(ctx context.Context, account, caller, key string) error {
 		return a.server.config.Idempotency.Finish(ctx, account, caller, key, answer)
 	})
@@ -108,11 +114,15 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 	streamed := x.op.streams && wantsStream(x)
 	try := &attempt{server: s, r: r, account: x.caller.Account, caller: x.caller.PublicID, key: key}
 	inputs, replay, err := s.beginOnce(try, x, streamed)
+	if replay != nil {
+		x.record.Owner = replay.Owner // its words are those of the first request
+	}
 	switch {
 	case err != nil:
 		s.refuse(w, r, err)
 		return
 	case replay != nil:
+		x.refused = false
 		s.replay(w, r, replay)
 		x.afterwards(func() {
 			if x.failed { // its node died, or else the answer would not have been there: who asks again is not told so for a day

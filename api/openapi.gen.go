@@ -97,6 +97,42 @@ func (e ConversationStatus) Valid() bool {
 	}
 }
 
+// Defines values for ErasureOf.
+const (
+	ErasureOfAccount      ErasureOf = "account"
+	ErasureOfConversation ErasureOf = "conversation"
+)
+
+// Valid indicates whether the value is a known member of the ErasureOf enum.
+func (e ErasureOf) Valid() bool {
+	switch e {
+	case ErasureOfAccount:
+		return true
+	case ErasureOfConversation:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ErasureStatus.
+const (
+	Done    ErasureStatus = "done"
+	Running ErasureStatus = "running"
+)
+
+// Valid indicates whether the value is a known member of the ErasureStatus enum.
+func (e ErasureStatus) Valid() bool {
+	switch e {
+	case Done:
+		return true
+	case Running:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ErrorEnvelopeErrorType.
 const (
 	APIError            ErrorEnvelopeErrorType = "api_error"
@@ -470,13 +506,18 @@ type Account struct {
 	// CustomLimits What overrides the plan.
 	CustomLimits Limits `json:"customLimits"`
 
+	// ErasedAt When it was erased; then it stays suspended for ever.
+	ErasedAt *Timestamp `json:"erasedAt"`
+
 	// ID Examples: acc_q5kzc3mqwbb2xk5cvfbfx2sk5u
 	ID AccountID `json:"id"`
 
 	// Limits What holds.
 	Limits Limits `json:"limits"`
 
-	// Name Examples: Panadería Sol
+	// Name Empty where the account was erased.
+	//
+	// Examples: Panadería Sol
 	Name      string `json:"name"`
 	Plan      Plan   `json:"plan"`
 	Suspended bool   `json:"suspended"`
@@ -828,6 +869,32 @@ type ConversationStatsRow struct {
 
 // ConversationStatus defines model for ConversationStatus.
 type ConversationStatus string
+
+// Erasure defines model for Erasure.
+type Erasure struct {
+	DoneAt *Timestamp `json:"doneAt"`
+
+	// ID Examples: era_q5kzc3mqwbb2xk5cvfbfx2sk5u
+	ID ErasureID `json:"id"`
+	Of ErasureOf `json:"of"`
+
+	// RequestedAt RFC 3339, UTC, with milliseconds.
+	//
+	// Examples: 2026-03-14T15:09:26.535Z
+	RequestedAt Timestamp `json:"requestedAt"`
+
+	// Status `done` when nothing that was said is left in any store.
+	Status ErasureStatus `json:"status"`
+}
+
+// ErasureOf defines model for Erasure.Of.
+type ErasureOf string
+
+// ErasureStatus `done` when nothing that was said is left in any store.
+type ErasureStatus string
+
+// ErasureID Examples: era_q5kzc3mqwbb2xk5cvfbfx2sk5u
+type ErasureID = string
 
 // ErrorEnvelope defines model for ErrorEnvelope.
 type ErrorEnvelope struct {
@@ -1594,6 +1661,12 @@ type OpenAccountParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// EraseAccountParams defines parameters for EraseAccount.
+type EraseAccountParams struct {
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ChangeAccountParams defines parameters for ChangeAccount.
 type ChangeAccountParams struct {
 	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
@@ -1683,6 +1756,15 @@ type ListConversationsParams struct {
 
 	// Cursor The `nextCursor` of the page before, asked with the same filters.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// EraseConversationParams defines parameters for EraseConversation.
+type EraseConversationParams struct {
+	// AgentID Only this agent. With a conversation's id it is needed where the client chose that id.
+	AgentID *AgentFilter `form:"agentId,omitempty" json:"agentId,omitempty"`
+
+	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // GetConversationParams defines parameters for GetConversation.
@@ -1901,6 +1983,9 @@ type ServerInterface interface {
 	// OpenAccount Open an account and issue its first key
 	// (POST /api/accounts)
 	OpenAccount(w http.ResponseWriter, r *http.Request, params OpenAccountParams)
+	// EraseAccount Erase an account; once this answers, no node accepts any of its keys
+	// (DELETE /api/accounts/{id})
+	EraseAccount(w http.ResponseWriter, r *http.Request, id AccountID, params EraseAccountParams)
 	// GetAccount Get an account
 	// (GET /api/accounts/{id})
 	GetAccount(w http.ResponseWriter, r *http.Request, id AccountID)
@@ -1946,6 +2031,9 @@ type ServerInterface interface {
 	// ListConversations List conversations, newest first
 	// (GET /api/conversations)
 	ListConversations(w http.ResponseWriter, r *http.Request, params ListConversationsParams)
+	// EraseConversation Erase a conversation
+	// (DELETE /api/conversations/{id})
+	EraseConversation(w http.ResponseWriter, r *http.Request, id ConversationID, params EraseConversationParams)
 	// GetConversation Get a conversation
 	// (GET /api/conversations/{id})
 	GetConversation(w http.ResponseWriter, r *http.Request, id ConversationID, params GetConversationParams)
@@ -1958,6 +2046,9 @@ type ServerInterface interface {
 	// ResolveConversation Say that a conversation needs nothing more
 	// (POST /api/conversations/{id}/resolve)
 	ResolveConversation(w http.ResponseWriter, r *http.Request, id ConversationID, params ResolveConversationParams)
+	// GetErasure Say how far an erasure has come
+	// (GET /api/erasures/{id})
+	GetErasure(w http.ResponseWriter, r *http.Request, id ErasureID)
 	// ListKeys List keys, newest first, never the key itself
 	// (GET /api/keys)
 	ListKeys(w http.ResponseWriter, r *http.Request, params ListKeysParams)
@@ -2122,6 +2213,56 @@ func (siw *ServerInterfaceWrapper) OpenAccount(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.OpenAccount(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// EraseAccount operation middleware
+func (siw *ServerInterfaceWrapper) EraseAccount(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id AccountID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EraseAccountParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.EraseAccount(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2867,6 +3008,69 @@ func (siw *ServerInterfaceWrapper) ListConversations(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// EraseConversation operation middleware
+func (siw *ServerInterfaceWrapper) EraseConversation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ConversationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EraseConversationParams
+
+	// ------------- Optional query parameter "agentId" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "agentId", r.URL.Query(), &params.AgentID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "agentId"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "agentId", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.EraseConversation(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetConversation operation middleware
 func (siw *ServerInterfaceWrapper) GetConversation(w http.ResponseWriter, r *http.Request) {
 
@@ -3094,6 +3298,32 @@ func (siw *ServerInterfaceWrapper) ResolveConversation(w http.ResponseWriter, r 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResolveConversation(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetErasure operation middleware
+func (siw *ServerInterfaceWrapper) GetErasure(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ErasureID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetErasure(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4254,6 +4484,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/accounts", wrapper.OpenAccount).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/api/accounts/{id}", wrapper.EraseAccount).Methods(http.MethodDelete)
+
 	r.HandleFunc(options.BaseURL+"/api/accounts/{id}", wrapper.GetAccount).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/accounts/{id}", wrapper.ChangeAccount).Methods(http.MethodPatch)
@@ -4298,6 +4530,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/conversations", wrapper.ListConversations).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/api/conversations/{id}", wrapper.EraseConversation).Methods(http.MethodDelete)
+
 	r.HandleFunc(options.BaseURL+"/api/conversations/{id}", wrapper.GetConversation).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/conversations/{id}/messages", wrapper.ListMessages).Methods(http.MethodGet)
@@ -4305,6 +4539,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/conversations/{id}/resolve", wrapper.ResolveConversation).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/conversations/{id}/reopen", wrapper.ReopenConversation).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/erasures/{id}", wrapper.GetErasure).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/logs", wrapper.ListLogs).Methods(http.MethodGet)
 

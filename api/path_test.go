@@ -20,7 +20,7 @@ import (
 
 // sample is a call that every operation understands.
 func sample(op *operation, key string) request {
-	ids := map[string]string{"agents": "agt_1", "keys": "key_abcdefghijkl", "accounts": "acc_2", "conversations": "conv-123"}
+	ids := map[string]string{"agents": "agt_1", "keys": "key_abcdefghijkl", "accounts": "acc_2", "conversations": "conv-123", "erasures": "era_1"}
 	path := strings.ReplaceAll(op.route, "{id}", ids[strings.Split(op.route, "/")[min(2, strings.Count(op.route, "/"))]])
 	path = strings.NewReplacer("{agentId}", "agt_1", "{version}", "1", "{requestId}", "req_1", "{turnId}", "turn_1", "{model}", "ventas").Replace(path)
 	in := request{method: op.method, path: path, key: key}

@@ -166,6 +166,7 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchangeOf(r)
 		x.op, x.record.Route = op, op.route
+		x.refused = op.chat // until its turn is accepted, whatever stops it before
 		s.config.Observer.RequestBegan(op.id)
 		ctx, cancel := s.deadline(w, r, op)
 		defer cancel()

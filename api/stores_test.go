@@ -40,6 +40,7 @@ func (w *world) Admit(_ context.Context, admission projections.Admission) (proje
 		if a.Account == caller.Account && (a.ID == admission.AgentID || admission.AgentID == "" && a.Slug == admission.Slug) {
 			found.Agent = &a
 			found.Stream = projections.ConversationStream(a.ID, admission.Mac)
+			found.Erased = admission.Mac == "mac-of-again"
 		}
 	}
 	return found, nil
@@ -185,6 +186,7 @@ func (a accountsOf) ChangePlan(context.Context, commands.Meta, string, account.P
 }
 func (a accountsOf) Suspend(context.Context, commands.Meta, string, string) error { return a.fail }
 func (a accountsOf) Resume(context.Context, commands.Meta, string) error          { return a.fail }
+func (a accountsOf) Erase(context.Context, commands.Meta, string) error           { return a.fail }
 
 func (a accountsOf) Get(_ context.Context, id string) (projections.Account, error) {
 	if id == "acc_none" {
@@ -305,6 +307,10 @@ func (c conversationsOf) Resolve(context.Context, commands.Meta, domain.StreamID
 	return c.fail
 }
 func (c conversationsOf) Reopen(context.Context, commands.Meta, domain.StreamID) error { return c.fail }
+func (c conversationsOf) Erase(_ context.Context, _ commands.Meta, stream domain.StreamID) error {
+	c.erased = append(c.erased, stream)
+	return c.fail
+}
 
 func (c conversationsOf) one() projections.Conversation {
 	return projections.Conversation{
@@ -322,7 +328,7 @@ func (c conversationsOf) List(_ context.Context, _ string, _ projections.Convers
 
 func (c conversationsOf) Get(_ context.Context, _, agentID, mac string) (projections.Conversation, error) {
 	switch {
-	case mac == "mac-of-none":
+	case mac == "mac-of-none", strings.HasPrefix(mac, "mac-of-gone"), mac == "mac-of-again":
 		return projections.Conversation{}, projections.ErrNotFound
 	case mac == "mac-of-twice" && agentID == "":
 		return projections.Conversation{}, projections.ErrAmbiguous
@@ -335,6 +341,30 @@ func (c conversationsOf) Messages(context.Context, string, domain.StreamID, proj
 		{Version: 1, ID: "msg_1", Role: projections.RoleUser, Outcome: projections.Received, Text: domain.Sealed{Key: "dk_1", Data: []byte("hello")}, At: noon},
 		{Version: 2, ID: "msg_2", Role: projections.RoleAssistant, Outcome: projections.Failed, Code: "upstream_timeout", At: noon},
 	}, &projections.MessageCursor{Version: 2}, nil
+}
+
+// erasuresOf knows that the conversation "gone" was erased twice, and "again" once, and begun anew.
+type erasuresOf struct{ *world }
+
+func (e erasuresOf) Get(_ context.Context, account, id string) (projections.Erasure, error) {
+	if id == "era_none" || account != "" && account != "acc_1" {
+		return projections.Erasure{}, projections.ErrNotFound
+	}
+	return projections.Erasure{ID: id, Stream: "conversation-agt_1.mac", Account: "acc_1", RequestedAt: noon, DoneAt: &noon}, nil
+}
+
+func (e erasuresOf) Of(_ context.Context, stream domain.StreamID) (projections.Erasure, error) {
+	return projections.Erasure{ID: "era_of_" + string(stream), Stream: stream, Account: "acc_1", RequestedAt: noon}, nil
+}
+
+func (e erasuresOf) Generations(_ context.Context, _, _ string, macs []string) (map[string]int, error) {
+	switch macs[0] {
+	case "mac-of-gone":
+		return map[string]int{"agt_1": 2}, nil
+	case "mac-of-again":
+		return map[string]int{"agt_1": 1}, nil
+	}
+	return nil, nil
 }
 
 type logsOf struct{ *world }

@@ -63,6 +63,7 @@ type world struct {
 	ready      bool
 	// unsettled counts the answers under Idempotency-Keys that the store does not take before it does.
 	unsettled int
+	erased    []domain.StreamID
 }
 
 type keptAnswer struct {
@@ -95,7 +96,7 @@ func newWorldOf(t *testing.T, document []byte) *world {
 		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
 		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w},
-		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, TurnQueries: w, TurnTexts: w,
+		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, Erasures: erasuresOf{w}, TurnQueries: w, TurnTexts: w,
 		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Watch: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w, Deprecations: deprecationsOf{w},
 	}, document)
 	if err != nil {

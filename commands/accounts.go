@@ -1,6 +1,6 @@
 package commands
 
-// This file stands at the command: opening accounts with their first key, plans, suspension.
+// This file stands at the command: opening accounts with their first key, plans, suspension, erasure.
 
 import (
 	"context"
@@ -78,6 +78,12 @@ func (a *Accounts) Suspend(ctx context.Context, meta Meta, id, reason string) er
 // Resume ends a suspension.
 func (a *Accounts) Resume(ctx context.Context, meta Meta, id string) error {
 	_, err := a.handle(ctx, meta, id, "resume", account.Resume{})
+	return err
+}
+
+// Erase ends an account: once it has returned, no node accepts any of its keys. The Eraser does the rest.
+func (a *Accounts) Erase(ctx context.Context, meta Meta, id string) error {
+	_, err := a.handle(ctx, meta, id, "erase", account.Erase{Erasure: meta.Inputs.ID("era"), At: meta.Inputs.Now})
 	return err
 }
 

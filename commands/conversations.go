@@ -1,6 +1,6 @@
 package commands
 
-// This file stands at the command: resolving and reopening conversations. Their turns are in chat.go.
+// This file stands at the command: resolving, reopening and erasing conversations. Their turns are in chat.go.
 
 import (
 	"context"
@@ -28,5 +28,14 @@ func (c *Conversations) Resolve(ctx context.Context, meta Meta, stream domain.St
 // Reopen takes that back.
 func (c *Conversations) Reopen(ctx context.Context, meta Meta, stream domain.StreamID) error {
 	_, err := c.handler.Handle(ctx, stream.Name(), "reopen", meta, conversation.Reopen{Account: meta.Account, At: meta.Inputs.Now})
+	return err
+}
+
+// Erase has everything forgotten that was said in a conversation. Once it has returned, nobody reads it any more through
+// the API; the Eraser does the rest.
+func (c *Conversations) Erase(ctx context.Context, meta Meta, stream domain.StreamID) error {
+	_, err := c.handler.Handle(ctx, stream.Name(), "erase", meta, conversation.Erase{
+		Account: meta.Account, Erasure: meta.Inputs.ID("era"), At: meta.Inputs.Now,
+	})
 	return err
 }

@@ -5,6 +5,9 @@ package commands
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -258,6 +261,55 @@ func (t *turns) all() []*Live {
 	}
 	return all
 }
+
+// ClosedTurns knows which turns have had their end.
+type ClosedTurns interface {
+	// Closed returns those of the turns that are not open any more.
+	Closed(ctx context.Context, turns []string) ([]string, error)
+}
+
+const (
+	// watchEvery is the pause between two looks whether this node's turns are still open, and watchTimeout bounds a look.
+	watchEvery   = time.Second
+	watchTimeout = 5 * time.Second
+)
+
+// Watch stops turns of this node that somebody else has ended: a sweeper, or an erasure. Nobody is to go on with what is
+// forgotten, nor to pay for it.
+func (c *Chat) Watch(ctx context.Context, open ClosedTurns) error {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		running := map[string]*Live{}
+		for _, live := range c.turns.all() {
+			running[live.Turn] = live
+		}
+		if len(running) == 0 {
+			continue
+		}
+		closed, err := c.closed(ctx, open, slices.Collect(maps.Keys(running)))
+		if err != nil && ctx.Err() == nil {
+			c.Logger.WarnContext(ctx, "running turns not looked after", "error", err)
+		}
+		for _, turn := range closed {
+			running[turn].stop(errEndedByOthers)
+		}
+	}
+}
+
+func (c *Chat) closed(ctx context.Context, open ClosedTurns, turns []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
+	defer cancel()
+	return open.Closed(ctx, turns)
+}
+
+// errEndedByOthers is the cancellation cause of turns that have had their end.
+var errEndedByOthers = errors.New("the turn has been ended by somebody else")
 
 // Running returns a streamed turn that runs on this node, nil if it does not.
 func (c *Chat) Running(turn string) *Live {

@@ -16,6 +16,7 @@ import (
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/conversation"
 )
 
 // Admission is a message that wants to come in.
@@ -33,6 +34,7 @@ type Admitted struct {
 	Agent    *Agent          // nil: there is no such agent in the key's account
 	Stream   domain.StreamID // of the conversation; empty without an agent
 	Snapshot domain.Snapshot
+	Erased   bool        // the conversation has been erased: what comes now begins another one
 	Key      *WrappedKey // the conversation's data key, nil for a new conversation
 	History  []Said      // what was said before, oldest first, as many as the agent's settings ask for
 }
@@ -102,7 +104,11 @@ func (c Chat) Admit(ctx context.Context, admission Admission) (Admitted, error) 
 	if err != nil {
 		return Admitted{}, fmt.Errorf("read what the turn begins with: %w", err)
 	}
-	return row.admitted(admission), nil
+	found, err := row.admitted(admission)
+	if err != nil {
+		return Admitted{}, fmt.Errorf("read what the turn begins with: %w", err)
+	}
+	return found, nil
 }
 
 // admissionRow is the answer; what was not found is NULL.
@@ -146,10 +152,10 @@ type admissionRow struct {
 	Texts [][]byte `db:"texts"`
 }
 
-func (r admissionRow) admitted(admission Admission) Admitted {
+func (r admissionRow) admitted(admission Admission) (Admitted, error) {
 	var found Admitted
 	if r.PublicID == nil || r.Account == nil {
-		return found
+		return found, nil
 	}
 	found.Caller = &Caller{
 		PublicID: *r.PublicID, Name: *r.KeyName, Hash: r.Hash, Earlier: r.Earlier, Graces: r.Graces, Scopes: r.Scopes, AgentIDs: r.AgentIDs, IPAllow: r.IPAllow,
@@ -157,7 +163,7 @@ func (r admissionRow) admitted(admission Admission) Admitted {
 		Account: *r.Account, Plan: *r.Plan, PerMinute: *r.PerMinute, PerDay: *r.PerDay, Suspended: *r.Suspended,
 	}
 	if r.Agent == nil {
-		return found
+		return found, nil
 	}
 	found.Agent = &Agent{
 		ID: *r.Agent, Account: *r.Account, Slug: *r.Slug, Status: *r.Status, Version: *r.SettingsVersion, Settings: *r.Settings,
@@ -166,6 +172,11 @@ func (r admissionRow) admitted(admission Admission) Admitted {
 	found.Stream = ConversationStream(*r.Agent, admission.Mac)
 	if r.Version != nil {
 		found.Snapshot = domain.Snapshot{Version: domain.Version(*r.Version), State: r.State}
+		state, err := conversation.Aggregate.DecodeState(r.State)
+		if err != nil {
+			return Admitted{}, err
+		}
+		found.Erased = state.Erased
 	}
 	if r.Committed != nil {
 		found.Snapshot.Committed = domain.Version(*r.Committed)
@@ -180,5 +191,5 @@ func (r admissionRow) admitted(admission Admission) Admitted {
 		found.History = append(found.History, Said{Role: r.Roles[i], Text: sealed(r.Keys[i], r.Texts[i])})
 	}
 	slices.Reverse(found.History)
-	return found
+	return found, nil
 }

@@ -117,7 +117,10 @@ func (c *ClickHouse) Apply(ctx context.Context, partition int32, after int64, ba
 	if err := checkOrder(partition, after, batch); err != nil {
 		return fmt.Errorf("fold partition %d: %w", partition, err)
 	}
-	err := c.now().apply(ctx, partition, after, batch)
+	err := c.apply(ctx, partition, after, batch)
+	for try := 1; try < clickhouseFenceTries && clickhouseTooLate(err); try++ {
+		err = c.apply(ctx, partition, after, batch)
+	}
 	if unreadable, ok := errors.AsType[*Unreadable](err); ok {
 		return unreadable
 	}
@@ -128,6 +131,7 @@ func (c *ClickHouse) Apply(ctx context.Context, partition int32, after int64, ba
 }
 
 func (c *ClickHouse) apply(ctx context.Context, partition int32, after int64, batch []domain.Recorded) error {
+	c = c.now()
 	rejected, err := c.rejected(ctx, partition, batch)
 	if err != nil {
 		return err
@@ -136,7 +140,7 @@ func (c *ClickHouse) apply(ctx context.Context, partition int32, after int64, ba
 	if err != nil {
 		return err
 	}
-	var rows clickhouseRows
+	rows := clickhouseRows{insertBy: stands.insertBy()}
 	var unreadable error
 	for i, record := range batch {
 		if record.Skipped || rejected[record.Offset] {

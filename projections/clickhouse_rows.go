@@ -15,6 +15,7 @@ import (
 type clickhouseRows struct {
 	messages      []clickhouseMessage
 	conversations []clickhouseConversation
+	insertBy      time.Time
 }
 
 // clickhouseEvent is an event's identity and place, which every row carries.
@@ -156,20 +157,20 @@ func (r *clickhouseRows) open(ctx context.Context, opener Opener) error {
 }
 
 const clickhouseMessagesInsert = `INSERT INTO {db:Identifier}.messages (account, agent_id, at, stream, version, idx,
-	kind, said, turn_id, message_id, text, erased, model, error_code, input_tokens, output_tokens, first_reply_us, full_reply_us, part, off)`
+	kind, said, turn_id, message_id, text, erased, model, error_code, input_tokens, output_tokens, first_reply_us, full_reply_us, part, off, insert_by)`
 
 func (r *clickhouseRows) addMessage(i int, add func(...any) error) error {
 	m := &r.messages[i]
 	return add(m.account, m.agent, clickhouseTime(m.at), m.stream, m.version, m.index,
 		m.kind, m.said, m.turn, m.message, m.text, m.erased, m.model, m.code, m.usage.InputTokens, m.usage.OutputTokens,
-		m.firstReply.Microseconds(), m.fullReply.Microseconds(), m.position.Partition, m.position.Offset)
+		m.firstReply.Microseconds(), m.fullReply.Microseconds(), m.position.Partition, m.position.Offset, r.insertBy)
 }
 
 const clickhouseConversationsInsert = `INSERT INTO {db:Identifier}.conversations (account, agent_id, at, stream, version, idx,
-	kind, conversation_id, metadata, erased, by_message, part, off)`
+	kind, conversation_id, metadata, erased, by_message, part, off, insert_by)`
 
 func (r *clickhouseRows) addConversation(i int, add func(...any) error) error {
 	c := &r.conversations[i]
 	return add(c.account, c.agent, clickhouseTime(c.at), c.stream, c.version, c.index,
-		c.kind, c.id, c.metadata, c.erased, c.byMessage, c.position.Partition, c.position.Offset)
+		c.kind, c.id, c.metadata, c.erased, c.byMessage, c.position.Partition, c.position.Offset, r.insertBy)
 }

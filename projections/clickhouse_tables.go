@@ -93,9 +93,10 @@ type clickhouseCheckpoint struct {
 	offset int64 // -1: nothing yet
 	hash   []byte
 	upTo   time.Time
+	read   time.Time // when it was, by ClickHouse's clock
 }
 
-const clickhouseCheckpointQuery = `SELECT count(), max(off), argMax(hash, off), max(up_to)
+const clickhouseCheckpointQuery = `SELECT count(), max(off), argMax(hash, off), max(up_to), now64(3, 'UTC')
 FROM {db:Identifier}.checkpoints WHERE part = {part:Int32}`
 
 func (s clickhouseStore) checkpoint(ctx context.Context, partition int32) (clickhouseCheckpoint, error) {
@@ -105,12 +106,12 @@ func (s clickhouseStore) checkpoint(ctx context.Context, partition int32) (click
 	var hash string
 	found := clickhouseCheckpoint{}
 	err := s.conn.QueryRow(ctx, clickhouseCheckpointQuery, clickhouse.Named("db", s.database), clickhouse.Named("part", partition)).
-		Scan(&rows, &found.offset, &hash, &found.upTo)
+		Scan(&rows, &found.offset, &hash, &found.upTo, &found.read)
 	if err != nil {
 		return clickhouseCheckpoint{}, fmt.Errorf("read the checkpoint of partition %d: %w", partition, err)
 	}
 	if rows == 0 {
-		return clickhouseCheckpoint{offset: -1}, nil
+		return clickhouseCheckpoint{offset: -1, read: found.read}, nil
 	}
 	found.hash = []byte(hash)
 	return found, nil

@@ -19,6 +19,8 @@ type Difference struct {
 	Table string // of a read model
 	Key   string // of a row, or of rows that are counted together
 	What  string
+	// Account is whose rows they are, where they are counted together.
+	Account string
 }
 
 func (d Difference) String() string { return d.Table + " " + d.Key + ": " + d.What }

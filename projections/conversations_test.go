@@ -255,8 +255,13 @@ func TestAnErasedConversationLeavesOnlyThatItWasErased(t *testing.T) {
 					t.Errorf("%s are left of %v", table, left)
 				}
 			}
-			row := query[string](t, db.pool, `SELECT concat_ws(' ', stream, erasure, account, with_account, part, off) FROM erasures`)
-			if want := fmt.Sprintf("%s era_1 acc_1 f 0 %d", gone.stream(), erased.Offset); len(row) != 1 || row[0] != want {
+			closed, err := asked.Closed(t.Context(), []string{"agt_1.gone.t1", gone.turn(), "agt_1.kept.t1", kept.turn(), "never"})
+			slices.Sort(closed)
+			if want := []string{"agt_1.gone.t2", "agt_1.kept.t1"}; err != nil || !slices.Equal(closed, want) {
+				t.Errorf("closed are %v, %v, want %v", closed, err, want)
+			}
+			row := query[string](t, db.pool, `SELECT concat_ws(' ', stream, erasure, account, id_mac, turn, with_account, part, off) FROM erasures`)
+			if want := fmt.Sprintf("%s era_1 acc_1 gone %s f 0 %d", gone.stream(), gone.turn(), erased.Offset); len(row) != 1 || row[0] != want {
 				t.Errorf("erasures %v, want %s", row, want)
 			}
 			if state := query[string](t, db.pool, `SELECT convert_from(state, 'UTF8') FROM streams WHERE stream = $1`, gone.stream()); len(state) != 1 || state[0] != `{"account":"acc_1","agent":"agt_1","turns":2,"erased":true}` {

@@ -172,7 +172,7 @@ func (d *Digest) Differences(served *Digest) []Difference {
 	var found []Difference
 	for key := range keys {
 		want, got := d.sums[key], served.sums[key]
-		difference := Difference{Table: "clickhouse " + key.table, Key: "account=" + strconv.Quote(key.account) + " day=" + key.day}
+		difference := Difference{Table: "clickhouse " + key.table, Account: key.account, Key: "account=" + strconv.Quote(key.account) + " day=" + key.day}
 		switch {
 		case want.rows != got.rows:
 			difference.What = fmt.Sprintf("%d rows where there should be %d", got.rows, want.rows)

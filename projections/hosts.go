@@ -56,6 +56,19 @@ func (h Hosts) Agent(ctx context.Context, slug string) (Host, error) {
 	return one[Host](ctx, h.pool, "read the host", query, clean(slug))
 }
 
+// Agents lists the agents for which an account holds names.
+func (h Hosts) Agents(ctx context.Context, account string) ([]string, error) {
+	type row struct {
+		Agent string `db:"agent"`
+	}
+	found, err := all[row](ctx, h.pool, "list the account's names", `SELECT DISTINCT agent FROM hosts WHERE account = $1 AND bound`, clean(account))
+	agents := make([]string, len(found))
+	for i, one := range found {
+		agents[i] = one.Agent
+	}
+	return agents, err
+}
+
 // Unbound returns the oldest claims from before a time that were never bound, for the sweeper.
 func (h Hosts) Unbound(ctx context.Context, before time.Time, limit int) ([]Host, error) {
 	const query = `

@@ -54,6 +54,9 @@ type Request struct {
 	// headers and bodies are gone. It is part of the answers, not of what is recorded.
 	Erased bool
 
+	// DataKey is the id of the key that sealed the personal half on its way; empty where there was none.
+	DataKey string
+
 	// Owner is whose data key seals the personal half of the entry on its way: the stream of the conversation whose
 	// texts the bodies hold. Empty: the account's.
 	Owner string
@@ -126,6 +129,18 @@ type RequestBatch struct {
 	Hash        []byte // of the last one
 	Requests    []Request
 	Gaps        []Gap
+	InsertBy    time.Time // of Begin, called before the first text was opened
+}
+
+// Begin gives a batch the time by which it must be in. It must be called before the keys are read that open its texts.
+func (r *Requests) Begin(ctx context.Context, batch *RequestBatch) error {
+	batch.After = max(batch.After, -1)
+	stands, err := r.store.expect(ctx, batch.Partition, batch.After)
+	if err != nil {
+		return err
+	}
+	batch.InsertBy = stands.insertBy()
+	return nil
 }
 
 // Insert writes a batch if the checkpoint stands where the batch begins, and moves it to the batch's end. It returns
@@ -155,7 +170,7 @@ func (r *Requests) Insert(ctx context.Context, batch RequestBatch) error {
 const requestsInsert = `INSERT INTO {db:Identifier}.requests (account, at, request_id, key_id, agent_id, conversation_id,
 	method, route, path, query, status, latency_us, first_token_us, error_code, model, input_tokens, output_tokens,
 	client_request_id, remote_ip, user_agent, trace, request_headers, response_headers, request_body, response_body,
-	request_truncated, response_truncated, request_bytes, response_bytes, erased, words)`
+	request_truncated, response_truncated, request_bytes, response_bytes, erased, data_key, insert_by, words)`
 
 func (b *RequestBatch) addRequest(i int, add func(...any) error) error {
 	r := &b.Requests[i]
@@ -172,7 +187,7 @@ func (b *RequestBatch) addRequest(i int, add func(...any) error) error {
 		r.Method, r.Route, r.Path, r.Query, uint16(r.Status), requestsMicroseconds(r.Latency), requestsMicroseconds(r.FirstToken),
 		r.ErrorCode, r.Model, r.InputTokens, r.OutputTokens, r.ClientRequestID, r.RemoteIP, r.UserAgent, r.Trace,
 		requestHeaders, responseHeaders, request, response, r.RequestBody.Truncated, r.ResponseBody.Truncated,
-		uint64(max(r.RequestBody.Bytes, 0)), uint64(max(r.ResponseBody.Bytes, 0)), r.Erased,
+		uint64(max(r.RequestBody.Bytes, 0)), uint64(max(r.ResponseBody.Bytes, 0)), r.Erased, r.DataKey, b.InsertBy,
 		strings.Join(requestsWords(request, response), " "))
 }
 

@@ -120,7 +120,11 @@ func newRequestsLog(t testing.TB) (*projections.Requests, *projections.Logs) {
 
 func requestsInsert(t testing.TB, log *projections.Requests, after int64, requests ...projections.Request) {
 	t.Helper()
-	err := log.Insert(t.Context(), projections.RequestBatch{After: after, Last: after + 1, Hash: []byte{1}, Requests: requests})
+	batch := projections.RequestBatch{After: after, Last: after + 1, Hash: []byte{1}, Requests: requests}
+	err := log.Begin(t.Context(), &batch)
+	if err == nil {
+		err = log.Insert(t.Context(), batch)
+	}
 	if err != nil {
 		t.Fatalf("insert: %v", err)
 	}

@@ -116,6 +116,24 @@ type OpenTurn struct {
 	Deadline time.Time       `db:"deadline"`
 }
 
+// Closed returns those of some turns that have had their end, or whose conversation was erased while they ran. That a turn
+// is not among the open ones would not do: the tables may be being filled anew.
+func (c Conversations) Closed(ctx context.Context, turns []string) ([]string, error) {
+	const query = `
+		SELECT turn FROM messages WHERE turn = ANY($1) AND outcome <> 'received'
+		UNION ALL
+		SELECT turn FROM erasures WHERE turn = ANY($1) AND turn <> ''`
+	type row struct {
+		Turn string `db:"turn"`
+	}
+	found, err := all[row](ctx, c.pool, "look for open turns", query, cleanAll(turns))
+	closed := make([]string, len(found))
+	for i, one := range found {
+		closed[i] = one.Turn
+	}
+	return closed, err
+}
+
 // Orphans says which open turns have nobody to end them.
 type Orphans struct {
 	Living []string  // the boots that are alive

@@ -5,10 +5,12 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/infra/postgres"
 	"github.com/nidohq/nido/projections"
 )
@@ -85,6 +87,8 @@ func (o once) Begin(ctx context.Context, account, caller, key string, fingerprin
 		return proposed, nil, api.ErrKeyReused
 	case errors.Is(err, postgres.ErrInFlight):
 		return proposed, nil, api.ErrInFlight
+	case errors.Is(err, postgres.ErrErased):
+		return proposed, &api.Recorded{Owner: attempt.Replay.Owner}, api.ErrErased
 	case err != nil:
 		return proposed, nil, err
 	}
@@ -122,4 +126,109 @@ func stillOurs(err error) error {
 		return nil
 	}
 	return err
+}
+
+// analytics is what an erasure needs of ClickHouse.
+type analytics struct{ *projections.Forgetting }
+
+// ForgetConversations implements commands.Analytics.
+func (a analytics) ForgetConversations(ctx context.Context, gone []commands.GoneConversation) error {
+	list := make([]projections.ForgottenConversation, len(gone))
+	for i, one := range gone {
+		list[i] = projections.ForgottenConversation(one)
+	}
+	return a.Conversations(ctx, list)
+}
+
+// ForgetAccount implements commands.Analytics.
+func (a analytics) ForgetAccount(ctx context.Context, account string) error {
+	return a.Account(ctx, account)
+}
+
+// belongings finds in the read models what an account has.
+type belongings struct {
+	erasures projections.Erasures
+	hosts    projections.Hosts
+	agents   projections.Agents
+	keys     projections.Keys
+}
+
+// belongingsPiece is how many conversations are listed together.
+const belongingsPiece = 2000
+
+// Conversations implements commands.Belongings.
+func (b belongings) Conversations(ctx context.Context, account string, each func([]domain.StreamID) error) error {
+	var behind *projections.LeftConversation
+	for {
+		found, err := b.erasures.Conversations(ctx, account, behind, belongingsPiece)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		streams := make([]domain.StreamID, len(found))
+		for i, one := range found {
+			streams[i] = one.Stream
+		}
+		if err := each(streams); err != nil {
+			return err
+		}
+		behind = &found[len(found)-1]
+	}
+}
+
+// Agents implements commands.Belongings. An agent that has been deleted may still have to give its name back.
+func (b belongings) Agents(ctx context.Context, account string) ([]string, error) {
+	named, err := b.hosts.Agents(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	living, err := everyPage(func(page projections.Page) ([]string, *projections.Cursor, error) {
+		found, next, err := b.agents.List(ctx, account, nil, page)
+		ids := make([]string, len(found))
+		for i, one := range found {
+			ids[i] = one.ID
+		}
+		return ids, next, err
+	})
+	all := append(named, living...)
+	slices.Sort(all)
+	return slices.Compact(all), err
+}
+
+// Keys implements commands.Belongings.
+func (b belongings) Keys(ctx context.Context, account string) ([]string, error) {
+	return everyPage(func(page projections.Page) ([]string, *projections.Cursor, error) {
+		found, next, err := b.keys.List(ctx, account, page)
+		var ids []string
+		for _, one := range found {
+			if one.RevokedAt == nil {
+				ids = append(ids, one.PublicID)
+			}
+		}
+		return ids, next, err
+	})
+}
+
+// everyPage reads a list to its end.
+func everyPage(read func(projections.Page) ([]string, *projections.Cursor, error)) (all []string, err error) {
+	for page := (projections.Page{Limit: 100}); ; {
+		found, next, err := read(page)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+		if next == nil {
+			return all, nil
+		}
+		page.After = next
+	}
+}
+
+// Left implements commands.Belongings.
+func (b belongings) Left(ctx context.Context) ([]commands.OfAccount, error) {
+	found, err := b.erasures.Left(ctx, belongingsPiece)
+	left := make([]commands.OfAccount, len(found))
+	for i, one := range found {
+		left[i] = commands.OfAccount{Stream: one.Stream, Account: one.Account}
+	}
+	return left, err
 }

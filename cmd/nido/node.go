@@ -71,6 +71,7 @@ type node struct {
 	conversations *commands.Conversations
 	chat          *commands.Chat
 	sweeper       *commands.Sweeper
+	eraser        *commands.Eraser
 	watch         *commands.Watch
 	models        *model.Router
 	health        *health
@@ -207,6 +208,9 @@ func (n *node) wireCommands() (err error) {
 	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Observer: n.metrics, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
 	n.watch = commands.NewWatch(store, dayCounts{projections.NewAccounts(n.pool)}, time.Now, n.log)
+	n.eraser = commands.NewEraser(commands.EraserConfig{Logger: n.log}, store, postgres.NewErasures(n.pool), n.keyring,
+		analytics{projections.NewForgetting(n.clickhouse, n.clickhouse.Database, n.clickhouse.Folded)},
+		belongings{projections.NewErasures(n.pool), projections.NewHosts(n.pool), projections.NewAgents(n.pool), projections.NewKeys(n.pool)}, n.agents, n.keys)
 	n.queue, err = requestlog.NewQueue(requestlog.Config{Node: n.boot}, n.requests, n.keyring, n.log)
 	return err
 }
@@ -227,6 +231,7 @@ func (n *node) wireAPI() (err error) {
 
 		Callers: projections.NewKeys(n.pool), Accounts: projections.NewAccounts(n.pool), Agents: projections.NewAgents(n.pool),
 		Keys: projections.NewKeys(n.pool), Chats: projections.NewChat(n.pool), Conversations: projections.NewConversations(n.pool),
+		Erasures:    projections.NewErasures(n.pool),
 		TurnQueries: projections.NewConversations(n.pool), TurnTexts: n.texts,
 		Logs:  projections.NewLogs(n.clickhouse, n.clickhouse.Database),
 		Stats: projections.NewStats(n.clickhouse, n.clickhouse.Folds()).Following(n.clickhouse.Folds),

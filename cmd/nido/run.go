@@ -17,6 +17,7 @@ import (
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/requestlog"
+	"github.com/nidohq/nido/projections"
 )
 
 const (
@@ -89,11 +90,17 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 
 	err := n.catchUp(ctx, background)
 	if err == nil && ctx.Err() == nil && background.Err() == nil {
-		err = first(ctx)
+		if err = n.eraser.Catch(ctx); err == nil {
+			err = first(ctx)
+		}
 	}
 	if err == nil {
+		if n.has(roleAPI) {
+			parts.Go(func() error { return n.chat.Watch(background, projections.NewConversations(n.pool)) })
+		}
 		if n.has(roleSweeper) {
 			parts.Go(func() error { return n.sweeper.Run(background) })
+			parts.Go(func() error { return n.eraser.Run(background) })
 			parts.Go(func() error { return n.sweepAnswers(background) })
 		}
 		n.health.serving.Store(true)

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -131,22 +133,44 @@ func (c *Client) CreateDatabase(ctx context.Context, database string) error {
 	return nil
 }
 
-// DropGenerations drops the databases of all generations before one.
-func (c *Client) DropGenerations(ctx context.Context, before int) error {
+// Generations lists the databases of all generations that exist, with their numbers: those that serve, are being filled or
+// have been replaced.
+func (c *Client) Generations(ctx context.Context) (map[string]int, error) {
 	var found []struct {
 		Name string `ch:"name"`
 	}
 	if err := c.Select(ctx, &found, `SELECT name FROM system.databases WHERE startsWith(name, {db:String})`, clickhouse.Named("db", c.Database+"_")); err != nil {
-		return fmt.Errorf("list the generations: %w", err)
+		return nil, fmt.Errorf("list the generations: %w", err)
 	}
+	generations := map[string]int{}
 	for _, database := range found {
 		number, err := strconv.Atoi(strings.TrimPrefix(database.Name, c.Database+"_"))
-		if err != nil || number >= before || database.Name != c.Generation(number) {
+		if err == nil && database.Name == c.Generation(number) {
+			generations[database.Name] = number
+		}
+	}
+	return generations, nil
+}
+
+// Folded lists the databases of all generations.
+func (c *Client) Folded(ctx context.Context) ([]string, error) {
+	generations, err := c.Generations(ctx)
+	return slices.Sorted(maps.Keys(generations)), err
+}
+
+// DropGenerations drops the databases of all generations before one.
+func (c *Client) DropGenerations(ctx context.Context, before int) error {
+	generations, err := c.Generations(ctx)
+	if err != nil {
+		return err
+	}
+	for name, number := range generations {
+		if number >= before {
 			continue
 		}
 		// SYNC: without it the parts, and the texts in them, stay on disk for minutes.
-		if err := c.Exec(ctx, `DROP DATABASE IF EXISTS {db:Identifier} SYNC`, clickhouse.Named("db", database.Name)); err != nil {
-			return fmt.Errorf("drop the database %s: %w", database.Name, err)
+		if err := c.Exec(ctx, `DROP DATABASE IF EXISTS {db:Identifier} SYNC`, clickhouse.Named("db", name)); err != nil {
+			return fmt.Errorf("drop the database %s: %w", name, err)
 		}
 	}
 	return nil

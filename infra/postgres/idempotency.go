@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/infra/keyring"
 )
 
 var (
@@ -20,6 +22,8 @@ var (
 	ErrFingerprint = errors.New("the idempotency key belongs to another request")
 	// ErrInFlight: another attempt at the same request is under way.
 	ErrInFlight = errors.New("the request with this idempotency key is in flight")
+	// ErrErased: the answer was that of a conversation which has been erased since. What is left of it is its owner.
+	ErrErased = errors.New("the answer has been erased")
 	// ErrTakenOver: another boot finishes the request, or has finished it; its answer is the one that is kept.
 	ErrTakenOver = errors.New("the request was taken over")
 )
@@ -33,9 +37,11 @@ type Idempotency struct {
 	keys AccountKeys
 }
 
-// AccountKeys gives an account's own data key, which seals the inputs and the answers of its requests.
+// AccountKeys gives the one data key of an account, which seals the inputs and the answers of its requests, or of a
+// conversation, which seals the answers that tell what was said in it.
 type AccountKeys interface {
 	ForOwner(ctx context.Context, owner string) (commands.DataKey, error)
+	Open(ctx context.Context, texts []domain.Sealed) (plain [][]byte, erased []bool, err error)
 }
 
 // Attempt is what a request works with once it has begun.
@@ -55,6 +61,7 @@ type Response struct {
 	// Began is when the request did that was answered so. It names the answer among those that the same key may get, one after
 	// the other; the store sets it.
 	Began time.Time
+	Owner string // the stream of the conversation whose texts are in it; empty for none
 }
 
 // NewIdempotency gives the store its pool and its keys.
@@ -81,7 +88,7 @@ func (s *Idempotency) Begin(ctx context.Context, account, caller, key string, fi
 		}
 		attempt, settled, err := s.continued(ctx, row, dataKey)
 		if err != nil {
-			return Attempt{}, fmt.Errorf("continue an idempotent request: %w", err)
+			return attempt, fmt.Errorf("continue an idempotent request: %w", err)
 		}
 		if settled {
 			return attempt, nil
@@ -98,7 +105,7 @@ func (s *Idempotency) insert(ctx context.Context, row idempotencyRow, key comman
 		ON CONFLICT (account, caller, key_hash) DO UPDATE SET
 			fingerprint = excluded.fingerprint, data_key = excluded.data_key, seed = excluded.seed, now = excluded.now,
 			boot = excluded.boot, started_at = excluded.started_at, expires = excluded.expires,
-			finished_at = NULL, status = NULL, response = NULL
+			finished_at = NULL, status = NULL, response = NULL, owner = '', response_key = ''
 		WHERE old.expires <= now()`
 	tag, err := s.pool.Exec(ctx, query, row.account, row.caller, row.keyHash, row.fingerprint, key.ID(),
 		key.Seal(proposed.Seed[:]).Data, proposed.Now, row.boot)
@@ -121,7 +128,7 @@ func (s *Idempotency) continued(ctx context.Context, row idempotencyRow, key com
 	case found.Expired:
 		return Attempt{}, false, nil
 	case found.Status != nil:
-		attempt, err := found.replay(key)
+		attempt, err := s.replay(ctx, found, key)
 		return attempt, err == nil, err
 	case found.Boot != nil && (*found.Boot == row.boot || found.Alive):
 		return Attempt{}, false, ErrInFlight
@@ -140,7 +147,7 @@ func (s *Idempotency) continued(ctx context.Context, row idempotencyRow, key com
 
 func (s *Idempotency) find(ctx context.Context, row idempotencyRow) (foundRow, error) {
 	const query = `
-		SELECT i.fingerprint, i.data_key, i.seed, i.now, i.boot, i.status, i.response, i.started_at,
+		SELECT i.fingerprint, i.data_key, i.response_key, i.owner, i.seed, i.now, i.boot, i.status, i.response, i.started_at,
 		       i.expires <= now() AS expired,
 		       COALESCE(b.beaten_at > now() - interval '30 seconds', false) AS alive
 		FROM idempotency i LEFT JOIN boots b ON b.id = i.boot
@@ -152,20 +159,29 @@ func (s *Idempotency) find(ctx context.Context, row idempotencyRow) (foundRow, e
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[foundRow])
 }
 
-// Finish keeps the answer for retries. ErrTakenOver says that this boot's attempt no longer counts.
+// Finish keeps the answer for retries. ErrTakenOver says that this boot's attempt no longer counts. The answer is sealed
+// with its owner's key, if it has an owner: it is erased with it, and is not kept where that has happened already.
 func (s *Idempotency) Finish(ctx context.Context, account, caller, key, boot string, response Response) error {
-	dataKey, err := s.keys.ForOwner(ctx, account)
-	if err != nil {
+	owner := response.Owner
+	if owner == "" {
+		owner = account
+	}
+	dataKey, err := s.keys.ForOwner(ctx, owner)
+	erased := errors.Is(err, keyring.ErrDestroyed)
+	if err != nil && !erased {
 		return fmt.Errorf("finish an idempotent request: %w", err)
 	}
-	sealed, err := sealResponse(dataKey, response)
-	if err != nil {
-		return fmt.Errorf("finish an idempotent request: %w", err)
+	sealed, id := []byte{}, ""
+	if !erased {
+		if sealed, err = sealResponse(dataKey, response); err != nil {
+			return fmt.Errorf("finish an idempotent request: %w", err)
+		}
+		id = dataKey.ID()
 	}
 	const query = `
-		UPDATE idempotency SET finished_at = now(), status = $5, response = $6
+		UPDATE idempotency SET finished_at = now(), status = $5, response = $6, owner = $7, response_key = $8
 		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND finished_at IS NULL`
-	return s.own(ctx, query, account, caller, hashKey(key), boot, response.Status, sealed)
+	return s.own(ctx, query, account, caller, hashKey(key), boot, response.Status, sealed, response.Owner, id)
 }
 
 // Abandon frees the request for a retry with the same seed: the attempt came to nothing that should be kept.

@@ -3,6 +3,8 @@ package postgres
 // This file stands between request and command: what an idempotency row holds, and how it is sealed.
 
 import (
+	"cmp"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
@@ -38,6 +40,8 @@ func hashKey(key string) []byte {
 type foundRow struct {
 	Fingerprint []byte
 	DataKey     string
+	ResponseKey string
+	Owner       string
 	Seed        []byte
 	Now         time.Time
 	Boot        *string
@@ -66,20 +70,28 @@ func (f foundRow) inputs(key commands.DataKey) (Attempt, error) {
 }
 
 // replay opens the answer, too.
-func (f foundRow) replay(key commands.DataKey) (Attempt, error) {
-	attempt, err := f.inputs(key)
+func (s *Idempotency) replay(ctx context.Context, found foundRow, key commands.DataKey) (Attempt, error) {
+	attempt, err := found.inputs(key)
 	if err != nil {
 		return Attempt{}, err
 	}
-	plain, err := key.Open(domain.Sealed{Key: f.DataKey, Data: f.Response})
+	attempt.Replay = &Response{Status: *found.Status, Owner: found.Owner}
+	if len(found.Response) == 0 {
+		return attempt, ErrErased
+	}
+	opened, erased, err := s.keys.Open(ctx, []domain.Sealed{{Key: cmp.Or(found.ResponseKey, found.DataKey), Data: found.Response}})
 	if err != nil {
 		return Attempt{}, fmt.Errorf("open the response: %w", err)
 	}
+	if erased[0] {
+		return attempt, ErrErased
+	}
 	var kept keptResponse
-	if err := json.Unmarshal(plain, &kept); err != nil {
+	if err := json.Unmarshal(opened[0], &kept); err != nil {
 		return Attempt{}, fmt.Errorf("read the response: %w", err)
 	}
-	attempt.Replay = &Response{Status: *f.Status, ContentType: kept.ContentType, Headers: kept.Headers, Body: kept.Body, Began: f.StartedAt}
+	attempt.Replay.ContentType, attempt.Replay.Headers, attempt.Replay.Body = kept.ContentType, kept.Headers, kept.Body
+	attempt.Replay.Began = found.StartedAt
 	return attempt, nil
 }
 

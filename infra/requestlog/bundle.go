@@ -228,7 +228,7 @@ func (e entry) join(plain []byte, erased bool) (projections.Request, error) {
 	r := projections.Request{
 		ID: e.ID, At: e.At, Account: e.Account, KeyID: e.Key, AgentID: e.Agent, Method: e.Method, Route: e.Route, Status: e.Status,
 		Latency: time.Duration(e.LatencyUS) * time.Microsecond, FirstToken: time.Duration(e.FirstTokenUS) * time.Microsecond,
-		ErrorCode: e.Error, Model: e.Model, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, Trace: e.Trace, Erased: erased,
+		ErrorCode: e.Error, Model: e.Model, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, Trace: e.Trace, Erased: erased, DataKey: e.DataKey,
 	}
 	half := personal{}
 	var bodies []byte

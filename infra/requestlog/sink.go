@@ -43,6 +43,9 @@ func (s *Sink) Idle(ctx context.Context, partition int32, at time.Time) error {
 // A bundle that cannot be read is telemetry that is lost: it is noted as a gap, and does not stop the log.
 func (s *Sink) Apply(ctx context.Context, partition int32, after, last int64, hash []byte, payloads [][]byte) error {
 	batch := projections.RequestBatch{Partition: partition, After: after, Last: last, Hash: hash}
+	if err := s.requests.Begin(ctx, &batch); err != nil {
+		return fmt.Errorf("begin the request log's bundles %d:%d-%d: %w", partition, after+1, last, err)
+	}
 	var entries []entry
 	var sealed []domain.Sealed
 	for _, payload := range payloads {

@@ -185,7 +185,9 @@ func TestBundlesOfEveryVersionAreRead(t *testing.T) {
 	if len(found) != 2 || len(told) != 1 || told[0] != projections.Gap(gaps[0]) {
 		t.Fatalf("read %d requests and gaps %+v", len(found), told)
 	}
-	if got, want := fmt.Sprintf("%+v", found[0]), fmt.Sprintf("%+v", goldenRequest()); got != want {
+	whole := goldenRequest()
+	whole.DataKey = "dk_golden"
+	if got, want := fmt.Sprintf("%+v", found[0]), fmt.Sprintf("%+v", whole); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
 	if found[1].Path != "/nowhere" || found[1].Status != 404 {

@@ -4,10 +4,14 @@ CREATE TABLE erasures (
     stream       text COLLATE "C" PRIMARY KEY,
     erasure      text COLLATE "C" NOT NULL,
     account      text COLLATE "C" NOT NULL,
+    id_mac       text COLLATE "C" NOT NULL, -- of the client's id, as in conversations; empty for an account
+    turn         text COLLATE "C" NOT NULL, -- that it ended; empty where none was open
     with_account boolean NOT NULL,      -- a conversation that goes with its account
     part         integer NOT NULL,      -- where the log keeps the commit
     off          bigint NOT NULL,
     at           timestamptz NOT NULL
 );
 CREATE INDEX erasures_by_id ON erasures (erasure);
+CREATE INDEX erasures_of_account ON erasures (account, id_mac);
+CREATE INDEX erasures_by_turn ON erasures (turn) WHERE turn <> '';
 CREATE INDEX erasures_in_order ON erasures (part, off) WHERE NOT with_account;

@@ -253,6 +253,8 @@ func (c *contract) settle(t *testing.T) {
 		c.things["conversations"] = append(c.things["conversations"], conversation)
 		c.agents[conversation] = agent.ID
 	}
+	c.root.chat(agent.ID, "conv-borrada", "hola")
+	c.things["erasures"] = []string{c.root.erase("/api/conversations/conv-borrada?agentId=" + agent.ID).ID}
 }
 
 // learn keeps what an answer tells of.

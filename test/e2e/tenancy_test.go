@@ -44,6 +44,8 @@ func settle(t *testing.T, root *client, postgres *pgx.Conn, name string) tenant 
 	var reply chatView
 	chat.into(t, &reply)
 	key := own.issueKey("chat")
+	own.chat(agent.ID, "borrada-"+word, "algo de "+word)
+	erasure := own.erase("/api/conversations/borrada-" + word + "?agentId=" + agent.ID)
 	request := chat.header.Get("X-Request-Id")
 	await(t, 30*time.Second, "the request log", func() bool {
 		got, err := own.do(t.Context(), "GET", "/api/logs/"+request, nil)
@@ -57,7 +59,7 @@ func settle(t *testing.T, root *client, postgres *pgx.Conn, name string) tenant 
 		id: id, client: own, slug: agent.Slug, agentID: agent.ID,
 		ids: map[string]string{
 			"agents": agent.ID, "agent": agent.ID, "versions": "1", "keys": key.ID, "accounts": id, "conversations": conversation,
-			"logs": request, "messages": reply.MessageID, "turns": turn, "models": agent.Slug,
+			"logs": request, "messages": reply.MessageID, "turns": turn, "erasures": erasure.ID, "models": agent.Slug,
 		},
 		queries: map[string]string{"agentId": agent.ID, "keyId": key.ID, "conversationId": conversation},
 		messages: []string{
@@ -230,6 +232,9 @@ func (v tenant) everything(t *testing.T) map[string]string {
 	return seen
 }
 
+// eraseAccount comes behind everything else.
+const eraseAccount = "DELETE /api/accounts/{id}"
+
 func TestNobodyReachesAnotherAccountsThings(t *testing.T) {
 	t.Parallel()
 	_, engines := startEngines(t, t.TempDir())
@@ -261,7 +266,7 @@ func TestNobodyReachesAnotherAccountsThings(t *testing.T) {
 	}
 	// What changes something comes last, and what ends something at the very end.
 	rank := func(o operation) string {
-		last := strings.HasSuffix(o.name, "/suspend") || strings.HasSuffix(o.name, "/revoke")
+		last := strings.HasSuffix(o.name, "/suspend") || strings.HasSuffix(o.name, "/revoke") || o.name == eraseAccount
 		return fmt.Sprint(slices.Index([]string{"GET", "POST", "PATCH", "DELETE"}, o.calls[0].method), last, strings.Contains(o.name, "/agents"), o.name)
 	}
 	slices.SortFunc(operations, func(a, b operation) int { return strings.Compare(rank(a), rank(b)) })
@@ -309,7 +314,9 @@ func TestNobodyReachesAnotherAccountsThings(t *testing.T) {
 			if got := call.send(t, as, victim.slug); call.aimed && (got.status == http.StatusNotFound || got.status == http.StatusForbidden) {
 				t.Errorf("%s: status %d: %s", call.path, got.status, got.body)
 			}
-			root.must(http.StatusOK, "POST", "/api/accounts/"+victim.id+"/resume", nil) // where it has just been suspended
+			if operation.name != eraseAccount { // the very last
+				root.must(http.StatusOK, "POST", "/api/accounts/"+victim.id+"/resume", nil) // where it has just been suspended
+			}
 		})
 	}
 }

@@ -29,9 +29,14 @@ CREATE TABLE IF NOT EXISTS {db:Identifier}.messages (
     first_reply_us  Int64 CODEC(T64, ZSTD(1)),                   -- from the message to the first token; completed replies only
     full_reply_us   Int64 CODEC(T64, ZSTD(1)),                   -- from the message to the last token; completed replies only
     part            Int32,                                       -- where the log keeps the commit
-    off             Int64 CODEC(Delta, ZSTD(1))
+    off             Int64 CODEC(Delta, ZSTD(1)),
+    insert_by       DateTime64(3, 'UTC') CODEC(ZSTD(1)),         -- no row is taken later than this, see clickhouse_fence.go
+    CONSTRAINT in_time CHECK nowInBlock64(3, 'UTC') <= insert_by
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(at)
 ORDER BY (account, toDate32(at), agent_id, part, off, idx)
-SETTINGS non_replicated_deduplication_window = 1000, old_parts_lifetime = 1
+-- Parts that an erasure has replaced must go at once. Otherwise they are looked for every half minute, and every five minutes
+-- where little happens.
+SETTINGS non_replicated_deduplication_window = 1000, old_parts_lifetime = 1, cleanup_delay_period = 1, max_cleanup_delay_period = 2,
+    cleanup_delay_period_random_add = 0

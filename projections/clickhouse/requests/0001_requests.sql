@@ -52,4 +52,5 @@ CREATE TABLE IF NOT EXISTS {db:Identifier}.requests (
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(at)
 ORDER BY (account, at, request_id)
-SETTINGS non_replicated_deduplication_window = 1000, old_parts_lifetime = 1
+SETTINGS non_replicated_deduplication_window = 1000, old_parts_lifetime = 1, cleanup_delay_period = 1, max_cleanup_delay_period = 2,
+    cleanup_delay_period_random_add = 0
