@@ -103,6 +103,7 @@ var causes = map[string]cause{
 	"conversation_not_found": asking("GET", "/api/conversations/none?agentId=agt_1", ""),
 	"turn_not_found":         asking("GET", "/api/v1/turns/turn_none/events", ""),
 	"log_not_found":          asking("GET", "/api/logs/req_none", ""),
+	"erasure_not_found":      asking("GET", "/api/erasures/era_none", ""),
 	"method_not_allowed":     asking("PUT", "/api/agents", ""),
 	"agent_paused": func(w *world) request {
 		agent := w.agents["agt_1"]
