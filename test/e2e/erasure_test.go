@@ -6,7 +6,9 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -99,12 +101,15 @@ func (p planted) inClickHouse(t *testing.T) (places []string) {
 func (p planted) onDisk(t *testing.T) (kinds []string) {
 	t.Helper()
 	err := filepath.WalkDir(filepath.Join(p.dir, "clickhouse"), func(path string, entry os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // parts come and go
+			return nil
+		}
 		if err != nil || !entry.Type().IsRegular() {
-			return nil // parts come and go
+			return err
 		}
 		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 		if bytes.Contains(data, []byte(p.word)) || bytes.Contains(enginestest.Decompressed(data), []byte(p.word)) {
 			kinds = append(kinds, filepath.Base(path))
