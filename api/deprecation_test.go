@@ -10,6 +10,15 @@ import (
 	"github.com/dunglas/httpsfv"
 )
 
+func markedContract(t *testing.T) contract {
+	t.Helper()
+	contract, err := readContract(marked(t, "2026-01-15T00:00:00Z", "2026-06-01T00:00:00Z"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return contract
+}
+
 // marked is our document with marks on a route, a parameter and fields that are there: no version of ours has them.
 func marked(t *testing.T, since, sunset string) []byte {
 	t.Helper()
@@ -30,7 +39,7 @@ func marked(t *testing.T, since, sunset string) []byte {
 }
 
 func TestWhatWillBeGoneIsAnnounced(t *testing.T) {
-	w := newWorldOf(t, marked(t, "2026-01-15T00:00:00Z", "2026-06-01T00:00:00Z"))
+	w := newWorldOf(t, markedContract(t))
 	key := w.key(adminScopes)
 	for sentence, c := range map[string]struct {
 		in             request
@@ -85,7 +94,7 @@ func first(counts map[string]int64) (name string) {
 }
 
 func TestAKeyLearnsWhatItUsesThatWillBeGone(t *testing.T) {
-	w := newWorldOf(t, marked(t, "2026-01-15T00:00:00Z", "2026-06-01T00:00:00Z"))
+	w := newWorldOf(t, markedContract(t))
 	key := w.key(adminScopes)
 	deprecations := func() []MeDeprecation {
 		t.Helper()

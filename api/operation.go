@@ -48,6 +48,28 @@ const (
 	scopeAny  = "any"  // any key will do
 )
 
+// contract is openapi.yaml as the server goes by it. Nobody changes it.
+type contract struct {
+	operations map[string]*operation // by method and path
+	json       []byte                // as it is served
+}
+
+func readContract(document []byte) (contract, error) {
+	doc, err := loadDocument(document)
+	if err != nil {
+		return contract{}, err
+	}
+	ops, err := operations(doc)
+	if err != nil {
+		return contract{}, err
+	}
+	written, err := doc.MarshalJSON()
+	if err != nil {
+		return contract{}, fmt.Errorf("write openapi.json: %w", err)
+	}
+	return contract{ops, written}, nil
+}
+
 func loadDocument(document []byte) (*openapi3.T, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(document)
 	if err != nil {

@@ -48,41 +48,36 @@ type Server struct {
 }
 
 // New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
-func New(config Config) (*Server, error) { return newServer(config, document) }
+func New(config Config) (*Server, error) {
+	contract, err := readContract(document)
+	if err != nil {
+		return nil, err
+	}
+	return newServer(config, contract)
+}
 
-// newServer takes the document as well: what a mark in it does is tested with marks that no version of ours has.
-func newServer(config Config, document []byte) (*Server, error) {
+// newServer takes the contract as well: what a mark in it does is tested with marks that no version of ours has.
+func newServer(config Config, contract contract) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	config = config.withDefaults()
-	doc, err := loadDocument(document)
-	if err != nil {
-		return nil, err
-	}
-	ops, err := operations(doc)
-	if err != nil {
-		return nil, err
-	}
 	public, err := url.Parse(config.PublicURL)
 	if err != nil {
 		return nil, fmt.Errorf("parse PublicURL: %w", err)
 	}
 	s := &Server{
 		config: config, logger: config.Logger, publicHost: public.Hostname(),
-		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(),
+		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(), document: contract.json,
 	}
 	s.deprecations = map[string]deprecation{}
-	for _, op := range ops {
+	for _, op := range contract.operations {
 		for _, mark := range op.deprecations {
 			s.deprecations[mark.item()] = mark
 		}
 	}
 	s.cors = crossOrigin(config.CORSOrigins)
-	if s.document, err = doc.MarshalJSON(); err != nil {
-		return nil, fmt.Errorf("write openapi.json: %w", err)
-	}
-	return s, s.addRoutes(ops)
+	return s, s.addRoutes(contract.operations)
 }
 
 // addRoutes takes the generated routes one by one, finds the operation behind each, and puts it under the hosts that

@@ -73,10 +73,19 @@ type keptAnswer struct {
 	inFlight    bool
 }
 
-func newWorld(t *testing.T) *world { return newWorldOf(t, document) }
+// ourContract is read once: there are hundreds of worlds.
+var ourContract = sync.OnceValues(func() (contract, error) { return readContract(document) })
 
-// newWorldOf is a world with a document of its own.
-func newWorldOf(t *testing.T, document []byte) *world {
+func newWorld(t *testing.T) *world {
+	ours, err := ourContract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newWorldOf(t, ours)
+}
+
+// newWorldOf is a world with a contract of its own.
+func newWorldOf(t *testing.T, contract contract) *world {
 	w := &world{
 		t: t, logged: &bytes.Buffer{}, callers: map[string]projections.Caller{}, agents: map[string]projections.Agent{},
 		kept: map[string]*keptAnswer{}, found: map[string]projections.Turn{}, pieces: map[string][]commands.TurnPiece{}, ready: true, deprecated: map[string]int64{},
@@ -98,18 +107,11 @@ func newWorldOf(t *testing.T, document []byte) *world {
 		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w},
 		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, Erasures: erasuresOf{w}, TurnQueries: w, TurnTexts: w,
 		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Watch: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w, Deprecations: deprecationsOf{w},
-	}, document)
+	}, contract)
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := loadDocument(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if w.ops, err = operations(doc); err != nil {
-		t.Fatal(err)
-	}
-	w.server = server
+	w.server, w.ops = server, contract.operations
 	w.found["turn_1"] = projections.Turn{
 		Stream: "conversation-agt_1.mac", Agent: "agt_1", ConversationID: domain.Sealed{Key: "dk_1", Data: []byte("conv-123")},
 		End: &projections.Message{

@@ -106,7 +106,7 @@ func (c *Comparison) differences(ctx context.Context, table comparedTable, limit
 	if err := c.tx.QueryRow(ctx, `SELECT count(*) FROM `+c.source(table, c.fresh)+` AS fresh`).Scan(&count); err != nil {
 		return 0, nil, err
 	}
-	// Rows are compared as they lie in memory (*<>): as texts, which only those that differ become, it takes three times as long.
+	// Rows are compared as they lie in memory (*<>): only those that differ become texts, which costs more.
 	on, missing := make([]string, len(table.Key)), pgx.Identifier{table.Key[0]}.Sanitize()
 	for i, column := range table.Key {
 		name := pgx.Identifier{column}.Sanitize()
