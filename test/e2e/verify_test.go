@@ -108,6 +108,7 @@ func TestVerifyFindsOneDamagedRowInEachReadModel(t *testing.T) {
 		"checkpoints":    `UPDATE read.checkpoints SET clock = clock + interval '1 second'`,
 		"commits":        `DELETE FROM read.commits WHERE off = (SELECT max(off) FROM read.commits)`,
 		"conversations":  `UPDATE read.conversations SET message_count = message_count + 1 WHERE stream = (SELECT min(stream) FROM read.conversations)`,
+		"erasures":       `INSERT INTO read.erasures VALUES ('x', 'x', 'x', 'x', 'x', false, 0, 0, now())`,
 		"hosts":          `UPDATE read.hosts SET bound = NOT bound`,
 		"keys":           `UPDATE read.keys SET revoked_at = now() WHERE name = 'k'`,
 		"messages":       `UPDATE read.messages SET text_data = 'x' WHERE ctid = (SELECT min(ctid) FROM read.messages)`,
@@ -123,7 +124,7 @@ func TestVerifyFindsOneDamagedRowInEachReadModel(t *testing.T) {
 	analytics := i.clickhouse(t)
 	for _, damage := range []string{
 		`ALTER TABLE nido_1.messages DELETE WHERE off = (SELECT max(off) FROM nido_1.messages) SETTINGS mutations_sync = 2`,
-		`INSERT INTO nido_1.conversations SELECT * REPLACE ('another' AS conversation_id) FROM nido_1.conversations FINAL LIMIT 1`,
+		`INSERT INTO nido_1.conversations SELECT * REPLACE ('another' AS conversation_id, now64() + 60 AS insert_by) FROM nido_1.conversations FINAL LIMIT 1`,
 	} {
 		if err := analytics.Exec(t.Context(), damage); err != nil {
 			t.Fatal(err)
