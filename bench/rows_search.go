@@ -30,7 +30,7 @@ const (
 // One in a hundred thousand has a word of its own.
 const plantRequests = `INSERT INTO {db:Identifier}.requests (account, at, request_id, key_id, agent_id, conversation_id, method, route, path, status,
 	latency_us, model, input_tokens, output_tokens, remote_ip, user_agent, request_headers, response_headers, request_body, response_body, request_bytes,
-	response_bytes, words)
+	response_bytes, words, insert_by)
 WITH arrayMap(i -> concat('palabra', toString(toUInt32(pow(cityHash64(number, i) / 18446744073709551616., 3) * 20000))), range(52)) AS drawn,
 	arrayConcat(drawn, if(number % 100000 = 7, ['singular'], [])) AS spoken
 SELECT 'default', now64(3) - toIntervalMillisecond(intDiv(({rows:UInt64} - number) * {span:UInt64}, {rows:UInt64})) AS at,
@@ -39,13 +39,13 @@ SELECT 'default', now64(3) - toIntervalMillisecond(intDiv(({rows:UInt64} - numbe
 	'POST', '/api/v2/agent/{agentId}/chat', '/api/v2/agent/x/chat', if(cityHash64(number, 102) % 50 = 0, 429, 200),
 	cityHash64(number, 103) % 5000000, 'fast', 100, 20, '127.0.0.1', 'bench', '[]', '[]',
 	concat('{"query":"', arrayStringConcat(arraySlice(spoken, 1, 26), ' '), '"}'), concat('{"response":"', arrayStringConcat(arraySlice(spoken, 27), ' '), '"}'),
-	300, 300, arrayStringConcat(arraySort(arrayDistinct(arrayConcat(spoken, ['query', 'response']))), ' ')
+	300, 300, arrayStringConcat(arraySort(arrayDistinct(arrayConcat(spoken, ['query', 'response']))), ' '), now64(3) + INTERVAL 1 DAY
 FROM numbers({rows:UInt64})
 SETTINGS max_insert_block_size = 250000, min_insert_block_size_rows = 250000, max_insert_threads = 1`
 
 // plantMessages fills the fold's messages: conversations of ten, one behind the other in time as a log would have them.
 const plantMessages = `INSERT INTO {db:Identifier}.messages (account, agent_id, at, stream, version, idx, kind, said, turn_id, message_id, text,
-	erased, model, error_code, input_tokens, output_tokens, first_reply_us, full_reply_us, part, off)
+	erased, model, error_code, input_tokens, output_tokens, first_reply_us, full_reply_us, part, off, insert_by)
 SELECT 'default', concat('agt_', leftPad(toString(c % {agents:UInt64}), 26, '0')) AS agent,
 	now64(3) - toIntervalMillisecond(intDiv(({rows:UInt64} - number + v) * {span:UInt64}, {rows:UInt64})) - INTERVAL 1 MINUTE + toIntervalMillisecond(v * 5000) AS at,
 	concat('conversation-', agent, '.', lower(hex(sipHash128(c)))), v + 1, 0,
@@ -53,17 +53,17 @@ SELECT 'default', concat('agt_', leftPad(toString(c % {agents:UInt64}), 26, '0')
 	concat('turn_', leftPad(toString(intDiv(number, 2)), 26, '0')), concat('msg_', leftPad(toString(number), 26, '0')),
 	repeat('Contame los horarios ', 14), false, if(v % 2 = 0, '', 'fast'), '', if(v % 2 = 0, 0, cityHash64(number, 1) % 2000),
 	if(v % 2 = 0, 0, cityHash64(number, 2) % 500), if(v % 2 = 0, 0, cityHash64(number, 3) % 2000000),
-	if(v % 2 = 0, 0, cityHash64(number, 4) % 9000000), 0, 1000000000 + number
+	if(v % 2 = 0, 0, cityHash64(number, 4) % 9000000), 0, 1000000000 + number, now64(3) + INTERVAL 1 DAY
 FROM (SELECT number, intDiv(number, 10) AS c, toInt64(number % 10) AS v FROM numbers({rows:UInt64}))
 SETTINGS max_insert_block_size = 250000, min_insert_block_size_rows = 250000, max_insert_threads = 1`
 
 // plantConversations goes with it: each has begun, and every third stands resolved.
 const plantConversations = `INSERT INTO {db:Identifier}.conversations (account, agent_id, at, stream, version, idx, kind, conversation_id, metadata,
-	erased, by_message, part, off)
+	erased, by_message, part, off, insert_by)
 SELECT 'default', concat('agt_', leftPad(toString(c % {agents:UInt64}), 26, '0')) AS agent,
 	now64(3) - toIntervalMillisecond(intDiv(({rows:UInt64} - c * 10) * {span:UInt64}, {rows:UInt64})) + toIntervalMillisecond(resolves * 60000),
 	concat('conversation-', agent, '.', lower(hex(sipHash128(c)))), 1 + 10 * resolves, 0, if(resolves, 'resolved', 'started'),
-	if(resolves, '', concat('conv_', toString(c))), '', false, false, 0, 2000000000 + number
+	if(resolves, '', concat('conv_', toString(c))), '', false, false, 0, 2000000000 + number, now64(3) + INTERVAL 1 DAY
 FROM (SELECT number, intDiv(number, 2) AS c, number % 2 AS resolves FROM numbers(intDiv({rows:UInt64}, 5))) WHERE NOT resolves OR c % 3 = 0`
 
 // analytics opens ClickHouse beside the nodes, and names the database of the request log.
