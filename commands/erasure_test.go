@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,10 +144,10 @@ func TestBeforeANodeServesTheKeysOfWhatIsNotDoneAreDestroyed(t *testing.T) {
 }
 
 // closedTurns knows which turns are over.
-type closedTurns struct{ over bool }
+type closedTurns struct{ over atomic.Bool }
 
 func (c *closedTurns) Closed(_ context.Context, turns []string) ([]string, error) {
-	if c.over {
+	if c.over.Load() {
 		return turns, nil
 	}
 	return nil, nil
@@ -173,7 +174,7 @@ func TestATurnWhoseConversationIsErasedStopsAndIsToldSo(t *testing.T) {
 		if err := erasing.Erase(t.Context(), metaAt(2), chatStream); err != nil {
 			t.Fatal(err)
 		}
-		closed.over = true
+		closed.over.Store(true)
 		begun := time.Now()
 		end, err := live.Ended(t.Context())
 		if err != nil {

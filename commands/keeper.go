@@ -83,9 +83,9 @@ func (k *keeper) forget(ctx context.Context, live *Live) {
 	k.work(ctx)
 }
 
-// work sees to it that somebody works.
+// work sees to it that somebody works. Behind close nobody begins: what is left then the sweep gets.
 func (k *keeper) work(ctx context.Context) {
-	if k.working {
+	if k.working || k.isClosed() {
 		return
 	}
 	k.working = true
@@ -170,11 +170,18 @@ func (k *keeper) keep(ctx context.Context, waiting []*Live) bool {
 // close waits for the write under way and tries none again.
 func (k *keeper) close() {
 	k.mu.Lock()
-	select {
-	case <-k.closed:
-	default:
+	if !k.isClosed() {
 		close(k.closed)
 	}
 	k.mu.Unlock()
 	k.running.Wait()
+}
+
+func (k *keeper) isClosed() bool {
+	select {
+	case <-k.closed:
+		return true
+	default:
+		return false
+	}
 }

@@ -76,7 +76,12 @@ func TestSink(t *testing.T) {
 			t.Errorf("listed %s", got)
 		}
 		gaps, err := logs.Gaps(t.Context(), "acc_one", time.Time{}, time.Time{})
-		if err != nil || len(gaps) != 1 || gaps[0].Lost != 2 || !gaps[0].From.Equal(story[6].At) || gaps[0].Node != "node-1" {
+		// The queue may publish between two losses, which makes two gaps of them. The newest comes first.
+		lost := int64(0)
+		for _, gap := range gaps {
+			lost += gap.Lost
+		}
+		if err != nil || lost != 2 || !gaps[len(gaps)-1].From.Equal(story[6].At) || gaps[0].Node != "node-1" {
 			t.Errorf("gaps %+v, %v", gaps, err)
 		}
 		if offset, hash, err := sink.Checkpoint(t.Context(), 3); err != nil || offset != 10 || string(hash) != "hash" {
