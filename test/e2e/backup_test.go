@@ -178,23 +178,23 @@ func (p *process) killedAfter(delay time.Duration) bool {
 func killRestores(t *testing.T, engines []string, dir string) {
 	t.Helper()
 	doomed := append(slices.Clone(engines), throughTunnel(t, variable(t, engines, "NIDO_CLICKHOUSE_URL")))
-	killed, refused := 0, 0
+	db := (installation{engines: engines}).postgres(t)
+	begun := func() bool {
+		return count(t, db, `SELECT count(*) FROM pg_tables WHERE schemaname = 'nido' AND tablename = 'restores'`) == 1 &&
+			count(t, db, `SELECT count(*) FROM nido.restores WHERE finished_at IS NULL`) == 1
+	}
+	first := launch(t, doomed, "restore", "--from", dir)
+	await(t, 30*time.Second, "the restore to begin", begun)
+	if !first.killedAfter(0) {
+		t.Fatal("the restore was over before it could be killed")
+	}
+	killed, refused := 1, 0
 	for delay := 80 * time.Millisecond; delay < time.Minute; delay = later(delay) {
-		if p := launch(t, doomed, "restore", "--from", dir); !p.killedAfter(delay) {
-			if refused == 0 {
-				t.Errorf("of %d restores none was killed between its beginning and its end", killed)
-			}
-			t.Logf("%d restores were killed; nodes were refused %d times", killed, refused)
-			return
-		}
-		killed++
-		db := (installation{engines: engines}).postgres(t)
 		await(t, 10*time.Second, "Postgres to notice the death", func() bool {
 			return count(t, db, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nido operator'`) == 0
 		})
-		if count(t, db, `SELECT count(*) FROM pg_tables WHERE schemaname = 'nido' AND tablename = 'restores'`) == 0 ||
-			count(t, db, `SELECT count(*) FROM nido.restores WHERE finished_at IS NULL`) == 0 {
-			continue
+		if refused > 0 && !begun() {
+			return // it was killed behind its end, before it could say so
 		}
 		refused++
 		for _, args := range [][]string{{"serve", "--listen", freeAddress(t)}, {"bootstrap"}, {"backup", "--to", t.TempDir()}, {"verify"}} {
@@ -204,6 +204,11 @@ func killRestores(t *testing.T, engines []string, dir string) {
 				t.Fatalf("nido %s on a part of a log: exit code %d, %s", args[0], code, p.tail())
 			}
 		}
+		if p := launch(t, doomed, "restore", "--from", dir); !p.killedAfter(delay) {
+			t.Logf("%d restores were killed; nodes were refused %d times", killed, refused)
+			return
+		}
+		killed++
 	}
 	t.Fatal("no restore came to its end")
 }
