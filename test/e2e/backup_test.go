@@ -26,6 +26,7 @@ type lived struct {
 	theirs  agentView
 	reader  *client           // another account's only key
 	creator answer            // to a command with an Idempotency-Key
+	gone    erasureView       // of a conversation about whales
 	answers map[string]string // of GETs, by path
 }
 
@@ -33,6 +34,9 @@ type lived struct {
 func (i installation) liveALot(t *testing.T) lived {
 	t.Helper()
 	l := lived{agent: i.live(t)}
+	i.root.chat(l.agent.ID, "conv-gone", "ballenas azules")
+	await(t, 20*time.Second, "the request to be found by its words", func() bool { return i.root.requestsAbout("ballenas") == 1 })
+	l.gone = i.root.erase("/api/conversations/conv-gone?agentId=" + l.agent.ID)
 	var opened struct {
 		ID  string
 		Key struct{ Key string }
@@ -76,6 +80,14 @@ func elsewhere(t *testing.T, engines []string) []string {
 	return there
 }
 
+// requestsAbout counts what a word finds in the request log.
+func (c *client) requestsAbout(word string) int {
+	c.t.Helper()
+	var found struct{ Data []struct{ RequestID string } }
+	c.must(http.StatusOK, "GET", "/api/logs?q="+word, nil).into(c.t, &found)
+	return len(found.Data)
+}
+
 func TestADrill(t *testing.T) {
 	t.Parallel()
 	i := install(t)
@@ -115,6 +127,13 @@ func TestADrill(t *testing.T) {
 	}
 	if got, err := next.root.do(t.Context(), "GET", "/api/conversations/conv-after?agentId="+l.agent.ID, nil); err != nil || got.status != http.StatusNotFound {
 		t.Errorf("what was said after the backup: %v, status %d", err, got.status)
+	}
+	next.root.awaitErased(t, l.gone)
+	if got, err := next.root.do(t.Context(), "GET", "/api/conversations/conv-gone?agentId="+l.agent.ID, nil); err != nil || got.status != http.StatusNotFound {
+		t.Errorf("what was erased before the backup: %v, status %d", err, got.status)
+	}
+	if found := next.root.requestsAbout("ballenas"); found != 0 {
+		t.Errorf("%d requests still say what was erased before the backup", found)
 	}
 	next.root.chat(l.agent.ID, "conv-1", "and on it goes")
 	if said := next.root.messages(l.agent.ID, "conv-1"); said[len(said)-2].Text != "and on it goes" {
