@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/nidohq/nido/domain"
 )
@@ -114,7 +115,7 @@ func (r Result[E, S]) outcome() string {
 func commandName(kind, step string) string { return kind + "." + strings.ReplaceAll(step, " ", "_") }
 
 // silent is the span of what nobody traces.
-var silent = trace.SpanFromContext(context.TODO())
+var silent = noop.Span{}
 
 // span begins a part of the trace that the context is in. Where there is none, or nobody keeps it, it is nothing and
 // costs one look into the context.
