@@ -58,23 +58,11 @@ func (d *DeprecatedUses) add(use deprecatedUse, more deprecatedCount) {
 
 // Run writes until the context ends, and then once more.
 func (d *DeprecatedUses) Run(ctx context.Context) error {
-	ticker := time.NewTicker(KeyUsesEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			d.report(context.WithoutCancel(ctx))
-			return nil
-		case <-ticker.C:
-			d.report(ctx)
+	return writeRegularly(ctx, func(ctx context.Context) {
+		if err := d.Flush(ctx); err != nil {
+			d.log.WarnContext(ctx, "uses of what is deprecated not written; they are tried again", "error", err)
 		}
-	}
-}
-
-func (d *DeprecatedUses) report(ctx context.Context) {
-	if err := d.Flush(ctx); err != nil {
-		d.log.WarnContext(ctx, "uses of what is deprecated not written; they are tried again", "error", err)
-	}
+	})
 }
 
 // Flush writes what has been noted. What cannot be written is kept for the next time.

@@ -49,22 +49,25 @@ func (k *KeyUses) Used(publicID string, at time.Time) {
 
 // Run writes until the context ends, and then once more.
 func (k *KeyUses) Run(ctx context.Context) error {
+	return writeRegularly(ctx, func(ctx context.Context) {
+		if err := k.Flush(ctx); err != nil {
+			k.log.WarnContext(ctx, "last uses of keys not written; they are tried again", "error", err)
+		}
+	})
+}
+
+// writeRegularly writes what requests noted until the context ends, and then once more.
+func writeRegularly(ctx context.Context, write func(context.Context)) error {
 	ticker := time.NewTicker(KeyUsesEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			k.report(context.WithoutCancel(ctx))
+			write(context.WithoutCancel(ctx))
 			return nil
 		case <-ticker.C:
-			k.report(ctx)
+			write(ctx)
 		}
-	}
-}
-
-func (k *KeyUses) report(ctx context.Context) {
-	if err := k.Flush(ctx); err != nil {
-		k.log.WarnContext(ctx, "last uses of keys not written; they are tried again", "error", err)
 	}
 }
 
