@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -91,13 +94,18 @@ func (c *Cluster) Ends(ctx context.Context) (map[int32]int64, error) {
 }
 
 func (c *Cluster) settledEnds(ctx context.Context, topic string) (map[int32]int64, error) {
+	return settled(ctx, func() (map[int32]int64, error) { return c.ends(ctx, topic) })
+}
+
+// settled asks again where an answer of the brokers only says that they are not ready yet.
+func settled[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	for deadline := time.Now().Add(electionGrace); ; {
-		ends, err := c.ends(ctx, topic)
-		if !electing(err) || time.Now().After(deadline) {
-			return ends, err
+		answer, err := ask()
+		if !passing(err) || time.Now().After(deadline) {
+			return answer, err
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return nil, err
+		if cause := pause(ctx, 100*time.Millisecond); cause != nil {
+			return answer, cause
 		}
 	}
 }
@@ -106,9 +114,14 @@ func (c *Cluster) settledEnds(ctx context.Context, topic string) (map[int32]int6
 // nine seconds, and the replica that takes over must hear from another one first.
 const electionGrace = 15 * time.Second
 
-// electing reports that a partition has no leader right now, or one that does not know yet how far the old one had come.
-func electing(err error) bool {
-	for _, passing := range []error{sarama.ErrOffsetNotAvailable, sarama.ErrLeaderNotAvailable, sarama.ErrNotLeaderForPartition, sarama.ErrFencedLeaderEpoch, sarama.ErrUnknownLeaderEpoch} {
+// passing reports that a partition has no leader right now, or one that does not know yet how far the old one had come,
+// or that a connection had died unnoticed. Each connection dies once, so asking again meets a living broker or the
+// refusal of a dead one, which is not passing.
+func passing(err error) bool {
+	for _, passing := range []error{
+		sarama.ErrOffsetNotAvailable, sarama.ErrLeaderNotAvailable, sarama.ErrNotLeaderForPartition, sarama.ErrFencedLeaderEpoch, sarama.ErrUnknownLeaderEpoch,
+		io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, sarama.ErrNotConnected,
+	} {
 		if errors.Is(err, passing) {
 			return true
 		}

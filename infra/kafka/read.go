@@ -70,11 +70,11 @@ func (c *Cluster) read(ctx context.Context, topic string, from, ends map[int32]i
 }
 
 func (c *Cluster) readPartition(ctx context.Context, consumer sarama.Consumer, topic string, partition int32, from, end int64, fn func(*sarama.ConsumerMessage) error) (err error) {
-	begin, err := await(ctx, func() (int64, error) { return c.client.GetOffset(topic, partition, sarama.OffsetOldest) }, nil)
+	begin, err := c.offset(ctx, topic, partition, sarama.OffsetOldest)
 	if err != nil {
 		return err
 	}
-	next, err := await(ctx, func() (int64, error) { return c.client.GetOffset(topic, partition, sarama.OffsetNewest) }, nil)
+	next, err := c.offset(ctx, topic, partition, sarama.OffsetNewest)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (c *Cluster) readPartition(ctx context.Context, consumer sarama.Consumer, t
 	if begin >= end {
 		return nil
 	}
-	records, err := consumer.ConsumePartition(topic, partition, begin)
+	records, err := settled(ctx, func() (sarama.PartitionConsumer, error) { return consumer.ConsumePartition(topic, partition, begin) })
 	if err != nil {
 		return err
 	}
@@ -110,4 +110,11 @@ func (c *Cluster) readPartition(ctx context.Context, consumer sarama.Consumer, t
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// offset is the first one of a partition that is kept, or the next that will be given.
+func (c *Cluster) offset(ctx context.Context, topic string, partition int32, which int64) (int64, error) {
+	return settled(ctx, func() (int64, error) {
+		return await(ctx, func() (int64, error) { return c.client.GetOffset(topic, partition, which) }, nil)
+	})
 }
