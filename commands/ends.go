@@ -226,8 +226,9 @@ func (c *closings) start(ctx context.Context, limit time.Duration, work func(con
 // errStopping is the cancellation cause of turns that outlast the process.
 var errStopping = errors.New("the process stops")
 
-// Drain sends away who waits for a conversation, and waits until no turn is running. When the context ends, it ends those that are left as interrupted, so that
-// whoever follows them is told.
+// Drain sends away who waits for a conversation, and waits until no turn is running. When the context ends, it ends those
+// that are left as interrupted, so that whoever follows them is told. Where the log or the fold takes no ends, it waits for
+// all of them together as long as it would for one: a process that stops must not go on for each turn that cannot end.
 func (c *Chat) Drain(ctx context.Context) {
 	if c.Line != nil {
 		c.Line.Close()
@@ -239,11 +240,16 @@ func (c *Chat) Drain(ctx context.Context) {
 			live.stop(errStopping)
 		}
 	}
-	for _, live := range c.turns.all() {
+	ending, giveUp := context.WithTimeout(context.WithoutCancel(ctx), c.EndTimeout)
+	defer giveUp()
+	left := c.turns.all()
+	for _, live := range left {
 		live.stop(errStopping)
+	}
+	for _, live := range left {
 		select {
 		case <-live.over:
-		case <-time.After(c.EndTimeout):
+		case <-ending.Done():
 		}
 	}
 }

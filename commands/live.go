@@ -38,6 +38,7 @@ type Live struct {
 	ended   *TurnEnd      // how it ended
 	changed chan struct{} // closed and replaced by every change; nil while nobody waits
 	cancel  context.CancelFunc
+	givenUp bool // nobody brings in its end any more
 }
 
 // TurnEnd is how a turn ended. Err is nil for a whole reply, ErrClientGone for a cancelled turn, a *ModelError for a
@@ -157,11 +158,16 @@ func (l *Live) closing(cancel context.CancelFunc) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cancel = cancel
+	if l.givenUp {
+		cancel()
+	}
 }
 
+// giveUp ends the bringing in of the end, also where that has not begun.
 func (l *Live) giveUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.givenUp = true
 	if l.cancel != nil {
 		l.cancel()
 	}

@@ -6,6 +6,7 @@ package commands_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/conversation"
 )
 
@@ -281,6 +283,34 @@ func TestAStoppingProcessEndsItsTurnsAndTellsTheirReaders(t *testing.T) {
 		}
 		if end, ok := c.end(t).(conversation.ReplyFailed); !ok || c.open(t, end.Text) != "¡Ho" {
 			t.Errorf("ended as %+v", c.end(t))
+		}
+	})
+}
+
+func TestAProcessStopsInBoundedTimeHoweverManyEndsTheLogDoesNotTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newStreaming(t)
+		var why error
+		c.script = silence("¡Ho", &why)
+		turn := c.turn(t, "Hola")
+		turn.Streamed = true
+		for i := range byte(20) {
+			turn.Mac = fmt.Sprint("mac", i)
+			if _, err := c.chat.Begin(t.Context(), metaAt(1+i), turn); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.fates = func(domain.Commit) fate { return refused }
+		ctx, giveUp := context.WithTimeout(t.Context(), 30*time.Second)
+		defer giveUp()
+		start := time.Now()
+		c.chat.Drain(ctx)
+		if waited := time.Since(start); waited != 45*time.Second {
+			t.Errorf("drained after %v, with half a minute for the turns and a quarter for their ends", waited)
+		}
+		c.chat.Close()
+		if waited := time.Since(start); waited != 45*time.Second {
+			t.Errorf("closed after %v", waited)
 		}
 	})
 }
