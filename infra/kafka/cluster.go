@@ -149,12 +149,6 @@ func (c *Cluster) ends(ctx context.Context, topic string) (map[int32]int64, erro
 	return ends, nil
 }
 
-// Ping asks the leaders of all partitions of the events topic for their ends: without them no command can be taken.
-func (c *Cluster) Ping(ctx context.Context) error {
-	_, err := c.ends(ctx, c.Events())
-	return err
-}
-
 // Close ends the connections that the cluster itself holds. Logs, requests and consumers are closed by their owners.
 func (c *Cluster) Close() error {
 	c.mu.Lock()

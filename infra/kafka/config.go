@@ -114,6 +114,16 @@ func (c Config) producer(compression sarama.CompressionCodec) *sarama.Config {
 	return conf
 }
 
+// patient is for what an operator waits for and no caller with a 503: decisions and restores. A broker may not have heard
+// of a topic yet that another one has just made.
+func (c Config) patient() *sarama.Config {
+	conf := c.producer(sarama.CompressionNone)
+	conf.Metadata.Retry.Max = 20
+	conf.Producer.Retry.Max = 20
+	conf.Producer.Retry.Backoff = 500 * time.Millisecond
+	return conf
+}
+
 // consumer is for consumer groups and plain readers.
 func (c Config) consumer() *sarama.Config {
 	conf := c.client()

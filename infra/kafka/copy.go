@@ -98,10 +98,8 @@ func OpenTarget(ctx context.Context, config Config) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf := config.producer(sarama.CompressionNone)
+	conf := config.patient()
 	conf.Producer.Partitioner = sarama.NewManualPartitioner
-	conf.Producer.Retry.Max = 20 // nobody waits for a 503 here
-	conf.Producer.Retry.Backoff = 500 * time.Millisecond
 	producer, err := await(ctx, func() (sarama.SyncProducer, error) { return sarama.NewSyncProducer(config.Brokers, conf) },
 		func(late sarama.SyncProducer) { ignore(late.Close()) })
 	if err != nil {

@@ -10,9 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,7 +32,6 @@ type brokers struct {
 	prefix  string
 	addrs   []string
 	options []kfake.Opt
-	ports   []int
 	cluster *kfake.Cluster    // nil where the brokers are real ones
 	remote  *kafkatest.Remote // nil where they are embedded
 	stopped bool
@@ -62,7 +58,13 @@ func startBrokers(t *testing.T, count int) *brokers {
 // broker its lines.
 func startEmbedded(t *testing.T, count int) *brokers {
 	t.Helper()
-	b := &brokers{t: t, prefix: "test", options: []kfake.Opt{kfake.DataDir(t.TempDir()), kfake.SyncWrites(), kfake.NumBrokers(count), kfake.ClusterID("nido")}}
+	ports, err := kafkatest.FreePorts(count)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &brokers{t: t, prefix: "test", options: []kfake.Opt{
+		kfake.DataDir(t.TempDir()), kfake.SyncWrites(), kfake.NumBrokers(count), kfake.ClusterID("nido"), kfake.Ports(ports...),
+	}}
 	b.start()
 	t.Cleanup(b.stop)
 	return b
@@ -92,26 +94,11 @@ func (b *brokers) start() {
 		}
 		return
 	}
-	options := b.options
-	if len(b.ports) > 0 {
-		options = append(slices.Clone(options), kfake.Ports(b.ports...))
-	}
-	cluster, err := kfake.NewCluster(options...)
+	cluster, err := kfake.NewCluster(b.options...)
 	if err != nil {
 		b.t.Fatalf("start the brokers: %v", err)
 	}
-	b.cluster, b.addrs, b.ports = cluster, cluster.ListenAddrs(), nil
-	for _, addr := range b.addrs {
-		_, port, err := net.SplitHostPort(addr)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		number, err := strconv.Atoi(port)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		b.ports = append(b.ports, number)
-	}
+	b.cluster, b.addrs = cluster, cluster.ListenAddrs()
 }
 
 func (b *brokers) config() Config {
@@ -252,7 +239,7 @@ func (s *store) failing(fail func() error) {
 // await waits until the condition, which sees the store locked, holds.
 func (s *store) await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	late := time.After(30 * time.Second)
+	late := time.After(patience)
 	for {
 		s.mu.Lock()
 		holds, changed := condition(), s.changed
@@ -275,12 +262,16 @@ func (s *store) sum() (applied int) {
 	return applied
 }
 
+// patience is how long anything may take that comes in the end: it is long, since a green test does not wait for it, and
+// three real nodes that were killed share two busy cores with other tests when they come back.
+const patience = 90 * time.Second
+
 // poll waits for a condition that nobody signals.
 func poll(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(30 * time.Second)
+	late := time.After(patience)
 	for !condition() {
 		select {
 		case <-tick.C:
@@ -311,7 +302,7 @@ func run(t *testing.T, cluster *Cluster, config ConsumerConfig) (consumer *Consu
 		select {
 		case err := <-ended:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			return errors.New("the consumer does not stop")
 		}
 	})
@@ -327,7 +318,7 @@ func refused(t *testing.T, cluster *Cluster, config ConsumerConfig) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err = consumer.Run(ctx)
 	if ctx.Err() != nil {

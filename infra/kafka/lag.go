@@ -34,7 +34,7 @@ func (c *Cluster) Extents(ctx context.Context, topic string) (Extents, error) {
 	}
 	found := make(Extents, len(ends))
 	for partition, end := range ends {
-		begin, err := await(ctx, func() (int64, error) { return c.client.GetOffset(topic, partition, sarama.OffsetOldest) }, nil)
+		begin, err := c.offset(ctx, topic, partition, sarama.OffsetOldest)
 		if err != nil {
 			return nil, fmt.Errorf("begin of %s, partition %d: %w", topic, partition, err)
 		}
@@ -55,9 +55,11 @@ func (c *Cluster) Written(ctx context.Context, topic string, offsets map[int32]i
 	asking, ctx := errgroup.WithContext(ctx)
 	for partition, offset := range offsets {
 		asking.Go(func() error {
-			at, err := await(ctx, func() (time.Time, error) {
-				return c.written(topic, domain.Position{Partition: partition, Offset: offset})
-			}, nil)
+			at, err := settled(ctx, func() (time.Time, error) {
+				return await(ctx, func() (time.Time, error) {
+					return c.written(topic, domain.Position{Partition: partition, Offset: offset})
+				}, nil)
+			})
 			if err != nil {
 				return fmt.Errorf("time of %s, %d:%d: %w", topic, partition, offset, err)
 			}
@@ -86,6 +88,8 @@ func (c *Cluster) written(topic string, at domain.Position) (time.Time, error) {
 	request.AddBlock(topic, at.Partition, at.Offset, 1, -1)
 	response, err := leader.Fetch(request)
 	if err != nil {
+		ignore(leader.Close()) // else a connection that has died stays, and the next question meets it again
+		ignore(c.client.RefreshMetadata(topic))
 		return time.Time{}, err
 	}
 	block := response.GetBlock(topic, at.Partition)
@@ -93,6 +97,7 @@ func (c *Cluster) written(topic string, at domain.Position) (time.Time, error) {
 		return time.Time{}, errNotThere
 	}
 	if block.Err != sarama.ErrNoError {
+		ignore(c.client.RefreshMetadata(topic)) // the leader may be another one by now
 		return time.Time{}, block.Err
 	}
 	for _, set := range block.RecordsSet {

@@ -82,3 +82,20 @@ func (h *heardBatches) Applied(consumer string, records int, took time.Duration)
 }
 
 func (h *heardBatches) NotApplied(string) { h.failures++ }
+
+// A node that has asked nothing for a while finds its connections dead after the brokers' restart.
+func TestAnAgeIsFoundOverAConnectionThatDiedUnnoticed(t *testing.T) {
+	b := startEmbedded(t, 1)
+	cluster, log := b.open(1)
+	b.append(log, 0, 1)
+	for round := range 2 {
+		if written, err := cluster.Written(t.Context(), cluster.Events(), map[int32]int64{0: 0}); err != nil || written[0].IsZero() {
+			t.Errorf("round %d: %v, %v", round, written, err)
+		}
+		b.stop()
+		b.start()
+	}
+	if extents, err := cluster.Extents(t.Context(), cluster.Events()); err != nil || extents[0].End != 1 {
+		t.Errorf("%v, %v", extents, err)
+	}
+}

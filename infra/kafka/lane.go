@@ -25,6 +25,7 @@ type lane struct {
 
 	stored int64  // the handler's checkpoint, from which it compares and sets
 	next   int64  // the offset that must come next
+	end    int64  // of the partition, when it was sought
 	proof  []byte // the hash of the record at the checkpoint, as the handler keeps it
 	proven bool   // no record needs to be compared with it, or one has been
 }

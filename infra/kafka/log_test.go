@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,14 +9,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/infra/enginestest"
 )
 
 var _ commands.Log = (*Log)(nil)
@@ -51,14 +49,7 @@ func TestAForeignClientSeesACloudEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...), kgo.ConsumeTopics(cluster.Events()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	records := client.PollFetches(ctx).Records()
+	records := enginestest.ReadTopic(t, brokers.addrs, cluster.Events())
 	if len(records) != 1 {
 		t.Fatalf("%d records, want 1", len(records))
 	}

@@ -262,18 +262,23 @@ func TestTooFewReplicasRefuseACommitSoonAndTakeItAgainWithoutRestart(t *testing.
 	if err := nodes.Stop(t.Context(), stopped); err != nil {
 		t.Fatal(err)
 	}
+	soonest, refusals := time.Hour, 0
 	refused := func() bool {
 		begun := time.Now()
 		_, err := log.Append(t.Context(), someCommit(100))
-		if took := time.Since(begun); err != nil && took > time.Second {
-			t.Errorf("it was refused after %v", took)
-		}
 		if err != nil && !errors.Is(err, commands.ErrUnknownOutcome) {
 			t.Errorf("got %v, want ErrUnknownOutcome", err)
 		}
-		return err != nil && strings.Contains(err.Error(), "in-sync replicas")
+		if err != nil && strings.Contains(err.Error(), "in-sync replicas") {
+			soonest, refusals = min(soonest, time.Since(begun)), refusals+1
+		}
+		return refusals >= 5
 	}
-	poll(t, "a commit is refused for want of replicas", refused)
+	// The first ones may wait until the leader has heard who is left.
+	poll(t, "commits are refused for want of replicas", refused)
+	if soonest > time.Second {
+		t.Errorf("they were refused after %v at the soonest", soonest)
+	}
 	if err := nodes.Resume(t.Context(), stopped); err != nil {
 		t.Fatal(err)
 	}

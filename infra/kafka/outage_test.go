@@ -49,39 +49,46 @@ func TestAppendsFailFastWhileTheBrokerIsAwayAndWorkAgainWithoutRestart(t *testin
 	cluster, log := brokers.open(1)
 	brokers.append(log, 0, 3)
 	brokers.stop()
-	for i := range 8 {
-		begun := time.Now()
+	fails := func(what string, ask func(i int) error) {
+		t.Helper()
+		var took []time.Duration
+		for i := range 8 {
+			begun := time.Now()
+			err := ask(i)
+			took = append(took, time.Since(begun))
+			if err == nil {
+				t.Fatalf("%s %d got an answer while the broker is away", what, i)
+			}
+			t.Logf("%s %d: %v after %v", what, i, err, took[i])
+		}
+		// Not each of them: on a busy machine one may wait for its turn. The client library's own patience is 12 s.
+		if slices.Sort(took); took[len(took)/2] > time.Second || took[len(took)-1] > 5*time.Second {
+			t.Errorf("%s failed after %v", what, took)
+		}
+	}
+	fails("append", func(i int) error {
 		_, err := log.Append(t.Context(), someCommit(100+i))
-		took := time.Since(begun)
-		if !errors.Is(err, commands.ErrUnknownOutcome) && !errors.Is(err, commands.ErrUnavailable) {
-			t.Fatalf("append %d while the broker is away: %v", i, err)
+		if err != nil && !errors.Is(err, commands.ErrUnknownOutcome) && !errors.Is(err, commands.ErrUnavailable) {
+			t.Errorf("append %d while the broker is away: %v", i, err)
 		}
-		if took > time.Second {
-			t.Errorf("append %d failed after %v (%v)", i, took, err)
-		}
-		t.Logf("append %d: %v after %v", i, err, took)
-	}
-	begun := time.Now()
-	if err := cluster.Ping(t.Context()); err == nil {
-		t.Error("ping answers while the broker is away")
-	} else if took := time.Since(begun); took > time.Second {
-		t.Errorf("ping failed after %v", took)
-	}
+		return err
+	})
+	fails("ends", func(int) error { _, err := cluster.Ends(t.Context()); return err })
 	brokers.start()
-	begun = time.Now()
+	begun := time.Now()
 	var position domain.Position
 	poll(t, "an append succeeds again", func() bool {
 		var err error
 		position, err = log.Append(t.Context(), someCommit(200))
 		return err == nil
 	})
-	if took := time.Since(begun); took > 3*time.Second {
+	if took := time.Since(begun); took > 8*time.Second { // the client library would refuse for ten
 		t.Errorf("it took %v after the broker came back", took)
 	} else {
 		t.Logf("appended at %+v, %v after the broker came back", position, took)
 	}
-	if err := cluster.Ping(t.Context()); err != nil {
-		t.Errorf("ping: %v", err)
+	if _, err := cluster.Ends(t.Context()); err != nil {
+		t.Errorf("ends: %v", err)
 	}
 	var read []domain.Position
 	if err := cluster.ReadAll(t.Context(), func(recorded domain.Recorded) error { read = append(read, recorded.Position); return nil }); err != nil {

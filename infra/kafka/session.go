@@ -61,7 +61,7 @@ func (s *session) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 // ConsumeClaim works on one partition until the session ends. Returning earlier ends it for all partitions.
 func (s *session) ConsumeClaim(group sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	lane := s.lanes[claim.Partition()]
-	lane.place.watch(claim.HighWaterMarkOffset)
+	lane.place.watch(func() int64 { return max(lane.end, claim.HighWaterMarkOffset()) }) // which is 0 before the first fetch
 	err := lane.run(group.Context(), claim.Messages(), func(next int64) {
 		group.MarkOffset(s.consumer.Topic, lane.partition, next, "")
 	})
@@ -91,6 +91,7 @@ func (l *lane) seek(ctx context.Context) (int64, error) {
 		return 0, fmt.Errorf("checkpoint of partition %d: %w", l.partition, err)
 	}
 	begin, end, err := l.extent(ctx)
+	l.end = end
 	if err != nil {
 		return 0, fmt.Errorf("extent of partition %d: %w", l.partition, err)
 	}

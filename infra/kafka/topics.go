@@ -125,19 +125,23 @@ func (c *Cluster) ensureTopic(ctx context.Context, admin sarama.ClusterAdmin, to
 	}
 	_, err = await(ctx, func() (struct{}, error) { return struct{}{}, admin.CreateTopic(topic, detail, false) }, nil)
 	created := err == nil
-	if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) { // another node was faster
+	if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
 		return 0, false, fmt.Errorf("create topic %s: %w", topic, err)
 	}
 	if count, err = c.awaitTopic(ctx, topic); err != nil {
 		return 0, false, err
 	}
-	if created {
+	switch {
+	case created:
 		c.config.Logger.InfoContext(ctx, "topic created", "topic", topic, "partitions", count, "replicas", replicas)
+	case strict: // another node was faster, or an operator whose topic this broker had not heard of
+		err = c.correctSettings(ctx, admin, topic, settings)
 	}
-	return count, created, nil
+	return count, created, err
 }
 
-// awaitTopic waits until a new topic's leaders are known.
+// awaitTopic waits until a new topic's leaders are known, and known to every broker: to one that has not heard of it, there
+// is no such topic, and whoever asks that one next gives up sooner than it hears.
 func (c *Cluster) awaitTopic(ctx context.Context, topic string) (int32, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, fmt.Errorf("topic %s was created but has no leaders", topic))
 	defer cancel()
@@ -147,7 +151,7 @@ func (c *Cluster) awaitTopic(ctx context.Context, topic string) (int32, error) {
 			return 0, err
 		}
 		if exists {
-			if _, err = c.ends(ctx, topic); err == nil {
+			if _, err = c.ends(ctx, topic); err == nil && c.knownEverywhere(topic, count) {
 				return count, nil
 			}
 		}
@@ -157,10 +161,31 @@ func (c *Cluster) awaitTopic(ctx context.Context, topic string) (int32, error) {
 	}
 }
 
-// countPartitions looks at all topics: asked for a single one, the client library would wait for it to appear.
+// knownEverywhere asks each broker by itself. One that does not answer is not one that anybody will ask.
+func (c *Cluster) knownEverywhere(topic string, partitions int32) bool {
+	conf := c.client.Config()
+	for _, broker := range c.client.Brokers() {
+		ignore(broker.Open(conf)) // it is open already, mostly
+		answer, err := broker.GetMetadata(sarama.NewMetadataRequest(conf.Version, []string{topic}))
+		if err != nil {
+			continue
+		}
+		for _, told := range answer.Topics {
+			led := slices.IndexFunc(told.Partitions, func(p *sarama.PartitionMetadata) bool { return p.Err == sarama.ErrLeaderNotAvailable }) < 0
+			if told.Err != sarama.ErrNoError || len(told.Partitions) != int(partitions) || !led {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// countPartitions looks at all topics: asked for a single one, the client library would wait for it to appear. That some
+// topic has a partition without a leader says nothing: it may be another's, and stay so, and of one of ours all partitions
+// are known nevertheless.
 func (c *Cluster) countPartitions(ctx context.Context, topic string) (count int32, exists bool, err error) {
 	partitions, err := await(ctx, func() ([]int32, error) {
-		if err := c.client.RefreshMetadata(); err != nil {
+		if err := c.client.RefreshMetadata(); err != nil && !errors.Is(err, sarama.ErrLeaderNotAvailable) {
 			return nil, err
 		}
 		topics, err := c.client.Topics()
@@ -238,7 +263,7 @@ func (c *Cluster) decide(ctx context.Context, kind string, decision any) error {
 		return fmt.Errorf("record a %s: %w", kind, err)
 	}
 	_, err = await(ctx, func() (struct{}, error) {
-		producer, err := sarama.NewSyncProducer(c.config.Brokers, c.config.producer(sarama.CompressionNone))
+		producer, err := sarama.NewSyncProducer(c.config.Brokers, c.config.patient())
 		if err != nil {
 			return struct{}{}, err
 		}

@@ -4,17 +4,19 @@ package kafka
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/nidohq/nido/infra/enginestest"
 )
 
 func TestNodesThatStartTogetherAgreeOnThePartitions(t *testing.T) {
@@ -66,14 +68,7 @@ func TestBundlesAreCompressedRecordsOfTheirOwnTopic(t *testing.T) {
 	if err := requests.Publish(t.Context(), make([]byte, MaxRecordBytes)); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("got %v, want ErrTooLarge", err)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...), kgo.ConsumeTopics(cluster.RequestsTopic()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	records := client.PollFetches(ctx).Records()
+	records := enginestest.ReadTopic(t, brokers.addrs, cluster.RequestsTopic())
 	if len(records) != 1 || !bytes.Equal(records[0].Value, bundle) || len(records[0].Headers) != 0 {
 		t.Fatalf("%d records, want the one bundle without headers", len(records))
 	}
@@ -157,15 +152,68 @@ func TestStartRefusesAnotherPartitionCountAndAMissingLog(t *testing.T) {
 	if _, err := admin.UpdatePartitions(t.Context(), 6, brokers.prefix+".events"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = Open(t.Context(), brokers.config())
-	if !errors.Is(err, ErrPartitionsChanged) || !strings.Contains(err.Error(), brokers.prefix+".events has 6, but was created with 4") {
-		t.Errorf("got %v, want ErrPartitionsChanged with both counts", err)
+	// Not at once: the broker that is asked may hear of it later than the one that did it.
+	refuses := func(want error) {
+		t.Helper()
+		poll(t, want.Error(), func() bool {
+			var cluster *Cluster
+			if cluster, err = Open(t.Context(), brokers.config()); err == nil {
+				ignore(cluster.Close())
+			}
+			return errors.Is(err, want)
+		})
+	}
+	refuses(ErrPartitionsChanged)
+	if !strings.Contains(err.Error(), brokers.prefix+".events has 6, but was created with 4") {
+		t.Errorf("%v does not name both counts", err)
 	}
 	if _, err := admin.DeleteTopics(t.Context(), brokers.prefix+".events"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = Open(t.Context(), brokers.config()); !errors.Is(err, ErrEventsMissing) {
-		t.Errorf("got %v, want ErrEventsMissing", err)
+	refuses(ErrEventsMissing)
+}
+
+// A topic of somebody else may have lost its only broker for good, and then every question for all topics says so. Nothing
+// is to be concluded from that about the log: neither that it is gone, nor that it is to be made.
+func TestALogIsFoundBesideATopicThatHasNoLeader(t *testing.T) {
+	brokers := startEmbedded(t, 1)
+	cluster, _ := brokers.open(4)
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers.addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	told, err := kmsg.NewPtrMetadataRequest().RequestWith(t.Context(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	orphan := kmsg.NewMetadataResponseTopicPartition()
+	orphan.ErrorCode, orphan.Leader = kerr.LeaderNotAvailable.Code, -1
+	others := kmsg.NewMetadataResponseTopic()
+	others.Topic, others.Partitions = new("others"), []kmsg.MetadataResponseTopicPartition{orphan}
+	told.Topics = append(told.Topics, others)
+	brokers.cluster.ControlKey(int16(kmsg.Metadata), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		brokers.cluster.KeepControl()
+		if request.(*kmsg.MetadataRequest).Topics != nil {
+			return nil, nil, false
+		}
+		answer := *told
+		answer.SetVersion(request.GetVersion())
+		return &answer, nil, true
+	})
+	config := brokers.config()
+	for _, config.MustExist = range []bool{true, false} {
+		found, err := Open(t.Context(), config)
+		if err != nil {
+			t.Fatalf("must exist: %v: %v", config.MustExist, err)
+		}
+		if count, err := found.Partitions(); err != nil || count != 4 {
+			t.Errorf("%d partitions, %v", count, err)
+		}
+		ignore(found.Close())
+	}
+	if _, err := cluster.Ends(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

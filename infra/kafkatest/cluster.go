@@ -88,7 +88,7 @@ func (c Config) validate() error {
 
 // prepare chooses ports and writes the nodes' settings.
 func (c *Cluster) prepare() error {
-	ports, err := freePorts(2 * NodeCount)
+	ports, err := FreePorts(2 * NodeCount)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -218,32 +217,4 @@ func (n *node) tail() string {
 		return "(" + err.Error() + ")"
 	}
 	return string(text[max(0, len(text)-4<<10):])
-}
-
-// freePorts finds ports below those that the kernel hands out by itself: while a node is down, no client's connection
-// may get its port.
-func freePorts(count int) ([]int, error) {
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	if err != nil {
-		return nil, fmt.Errorf("find ports for kafka: %w", err)
-	}
-	var first, last int
-	if _, err := fmt.Sscan(string(text), &first, &last); err != nil {
-		return nil, fmt.Errorf("find ports for kafka: %w", err)
-	}
-	const lowest = 10_000
-	var ports []int
-	for tries := 0; len(ports) < count && tries < 1000 && first > lowest; tries++ {
-		port := lowest + rand.IntN(first-lowest)
-		listener, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		defer listener.Close() // all of them at the end, so that no two are the same
-		ports = append(ports, port)
-	}
-	if len(ports) < count {
-		return nil, fmt.Errorf("find ports for kafka: %d of %d are free between %d and %d", len(ports), count, lowest, first)
-	}
-	return ports, nil
 }
