@@ -20,8 +20,8 @@ type Config struct {
 	// KafkaPort, PostgresPort and ClickHousePort are the ports on 127.0.0.1; a taken one fails the start.
 	// Default 0: the port of the last start where it is still free, else any free one.
 	KafkaPort, PostgresPort, ClickHousePort int
-	// LockWait is how long Start waits for another process to let go of Dir, such as the dying children of one
-	// that was killed. Default: 10 s.
+	// LockWait is how long Start waits for another process to let go of Dir. Default: 10 s. The dying children of one
+	// that was killed have a minute.
 	LockWait time.Duration
 	// StartTimeout bounds everything that comes after the lock, a crash recovery included. Default: 2 min.
 	StartTimeout time.Duration

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/jackc/pgx/v5"
@@ -98,7 +97,7 @@ func queryPostgres(ctx context.Context, address string) error {
 // wantAll wants the numbers [0, want) in every engine, each once; what was written without being acknowledged may follow.
 func wantAll(t *testing.T, e *Engines, want int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	kafka, err := kgo.NewClient(kgo.SeedBrokers(e.KafkaBrokers()...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -182,7 +181,7 @@ func TestNothingAcknowledgedIsLostAndNothingRunsAfterAKill(t *testing.T) {
 	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the writer was not killed: %v", err)
 	}
-	eventually(t, 10*time.Second, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
+	eventually(t, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
 	wantAll(t, startEngines(t, testConfig(dir)), acknowledged)
 }
 

@@ -83,16 +83,19 @@ func stopEngines(t *testing.T, e *Engines) {
 	}
 }
 
+// patience is how long anything may take that comes in the end. It is long: other tests may have the cores.
+const patience = time.Minute
+
 // eventually waits for a condition that another process makes true.
-func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(within)
+	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		select {
 		case <-deadline:
-			t.Fatalf("after %v still not: %s", within, what)
+			t.Fatalf("after %v still not: %s", patience, what)
 		case <-tick.C:
 		}
 	}
@@ -173,8 +176,8 @@ func TestAPostgresThatEndsIsReported(t *testing.T) {
 	}
 	select {
 	case <-e.Done():
-	case <-time.After(2 * time.Second):
-		t.Fatal("nobody noticed within two seconds")
+	case <-time.After(patience):
+		t.Fatal("nobody noticed")
 	}
 	if err := e.Err(); err == nil || !strings.Contains(err.Error(), "postgres ended by itself (signal: killed)") {
 		t.Errorf("got %v", err)
@@ -182,7 +185,7 @@ func TestAPostgresThatEndsIsReported(t *testing.T) {
 	if err := e.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
-	eventually(t, 5*time.Second, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
+	eventually(t, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
 	if err := write(t.Context(), startEngines(t, testConfig(dir)), 0, 1, nil); err != nil {
 		t.Errorf("after the crash: %v", err)
 	}
@@ -190,7 +193,9 @@ func TestAPostgresThatEndsIsReported(t *testing.T) {
 
 func TestAClickHouseThatEndsIsStartedAgain(t *testing.T) {
 	dir := oddDir(t)
-	e := startEngines(t, testConfig(dir))
+	cfg := testConfig(dir)
+	cfg.Packages = movedPackages(t)
+	e := startEngines(t, cfg)
 	if err := write(t.Context(), e, 0, 1, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +216,8 @@ func TestAClickHouseThatEndsIsStartedAgain(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "the old one is gone", func() bool { return syscall.Kill(pid, 0) != nil })
-	eventually(t, 20*time.Second, "it answers again, at the same address, with what was written", answers)
+	eventually(t, "the old one is gone", func() bool { return syscall.Kill(pid, 0) != nil })
+	eventually(t, "it answers again, at the same address, with what was written", answers)
 	// A connection that is reset in the middle of its greeting is what the library does not survive.
 	for range 8 {
 		conn, err := net.Dial("tcp", options.Addr[0])
@@ -223,14 +228,43 @@ func TestAClickHouseThatEndsIsStartedAgain(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, 20*time.Second, "it answers again", answers)
+	eventually(t, "it answers again", answers)
+	// And where it cannot be started for the moment, that is tried once more.
+	if err := os.Rename(cfg.Packages, cfg.Packages+" away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(childPid(t, "nido-clickhouse"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "two starts have failed", func() bool {
+		log, err := os.ReadFile(filepath.Join(dir, "clickhouse.log"))
+		return err == nil && strings.Count(string(log), "load "+cfg.Packages) >= 2
+	})
+	if err := os.Rename(cfg.Packages+" away", cfg.Packages); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it answers once more", answers)
 	select {
 	case <-e.Done():
 		t.Errorf("the engines have ended: %v", e.Err())
 	default:
 	}
 	stopEngines(t, e)
-	eventually(t, 5*time.Second, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
+	eventually(t, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
+}
+
+// movedPackages is another name for the folder of the engines' packages.
+func movedPackages(t *testing.T) string {
+	t.Helper()
+	found, err := locate(os.Getenv("NIDO_ENGINES"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := filepath.Join(t.TempDir(), "odd name ñ")
+	if err := os.Symlink(filepath.Join(filepath.Dir(found.libchdb), "..", ".."), named); err != nil {
+		t.Fatal(err)
+	}
+	return named
 }
 
 // childPid finds a child by its name among the processes that this one started.
@@ -325,7 +359,7 @@ func TestACancelledStartLeavesNothingRunning(t *testing.T) {
 		_, err := Start(ctx, testConfig(dir))
 		failed <- err
 	}()
-	eventually(t, 20*time.Second, "initdb has begun", func() bool {
+	eventually(t, "initdb has begun", func() bool {
 		_, err := os.Stat(filepath.Join(dir, postgresFolder, "data.new"))
 		return err == nil
 	})
@@ -333,7 +367,7 @@ func TestACancelledStartLeavesNothingRunning(t *testing.T) {
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	eventually(t, 2*time.Second, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
+	eventually(t, "all children are gone", func() bool { return len(holders(t, dir)) == 0 })
 	if err := write(t.Context(), startEngines(t, testConfig(dir)), 0, 1, nil); err != nil {
 		t.Errorf("the next start: %v", err)
 	}

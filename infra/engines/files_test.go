@@ -5,9 +5,12 @@
 package engines
 
 import (
+	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -120,14 +123,7 @@ func TestThePackagesAreFoundWhereTheyWereNamed(t *testing.T) {
 	if _, err := locate(folder); err == nil || !strings.Contains(err.Error(), folder) {
 		t.Errorf("an empty folder: %v", err)
 	}
-	real, err := locate(os.Getenv("NIDO_ENGINES"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := filepath.Join(folder, "odd name ñ")
-	if err := os.Symlink(filepath.Join(filepath.Dir(real.libchdb), "..", ".."), named); err != nil {
-		t.Fatal(err)
-	}
+	named := movedPackages(t)
 	found, err := locate(named)
 	if err != nil {
 		t.Fatal(err)
@@ -152,5 +148,47 @@ func TestTheDataIsClosedToOthers(t *testing.T) {
 		if info.Mode()&fs.ModePerm&0o077 != 0 {
 			t.Errorf("%s has mode %v", entry.Name(), info.Mode())
 		}
+	}
+}
+
+func TestTheChildrenOfAKilledProcessGetTheTimeThatTheyNeed(t *testing.T) {
+	const wait = 20 * time.Millisecond
+	killed := exec.Command("true")
+	if err := killed.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, holder := range map[string]int{"dead": killed.ProcessState.Pid(), "alive": os.Getpid()} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			held, err := acquire(t.Context(), dir, wait)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(held.Name(), []byte(strconv.Itoa(holder)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got := make(chan error, 1)
+			go func() {
+				lock, err := acquire(t.Context(), dir, wait)
+				got <- errors.Join(err, lock.Close())
+			}()
+			if name == "alive" {
+				if err := <-got; !errors.Is(err, ErrInUse) {
+					t.Errorf("got %v, want ErrInUse", err)
+				}
+				return
+			}
+			select {
+			case err := <-got:
+				t.Fatalf("it was not waited for: %v", err)
+			case <-time.After(20 * wait):
+			}
+			if err := held.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-got; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

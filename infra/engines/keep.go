@@ -15,6 +15,8 @@ import (
 const (
 	maxDeaths   = 10
 	deathWindow = 10 * time.Minute
+	// restartPause comes before another try where a start has failed, longer each time.
+	restartPause = 300 * time.Millisecond
 )
 
 // keepClickHouse starts ClickHouse again whenever it ends, at the same address, until the context ends. The library aborts
@@ -30,20 +32,36 @@ func (s *station) keepClickHouse(ctx context.Context, r *running) error {
 			return nil //nolint:nilerr // it is being stopped
 		}
 		died := errors.Join(r.clickHouse.child.failure(), r.clickHouse.input.Close())
-		deaths = slices.DeleteFunc(append(deaths, time.Now()), func(at time.Time) bool { return time.Since(at) > deathWindow })
-		if len(deaths) > maxDeaths {
-			return died
-		}
-		s.Logger.ErrorContext(ctx, "clickhouse is started again", "error", died)
-		starting, cancel := context.WithTimeout(ctx, s.StartTimeout)
-		again, err := s.startClickHouse(starting)
-		cancel()
-		r.clickHouse = again
-		switch {
-		case ctx.Err() != nil:
-			return nil //nolint:nilerr // everything is being stopped, and the start with it
-		case err != nil:
-			return errors.Join(died, err)
+		for r.clickHouse = nil; r.clickHouse == nil; {
+			deaths = slices.DeleteFunc(append(deaths, time.Now()), func(at time.Time) bool { return time.Since(at) > deathWindow })
+			if len(deaths) > maxDeaths {
+				return died
+			}
+			s.Logger.ErrorContext(ctx, "clickhouse is started again", "error", died)
+			again, err := s.restartClickHouse(ctx)
+			r.clickHouse, died = again, err
+			if again != nil {
+				break
+			}
+			// Somebody has its port for the moment, or a client that comes back killed it in its first second.
+			select {
+			case <-ctx.Done():
+				return nil // everything is being stopped, and the start with it
+			case <-time.After(time.Duration(len(deaths)) * restartPause):
+			}
 		}
 	}
+}
+
+// restartClickHouse answers with a ClickHouse that serves, or leaves none running.
+func (s *station) restartClickHouse(ctx context.Context) (*clickHouse, error) {
+	starting, cancel := context.WithTimeout(ctx, s.StartTimeout)
+	defer cancel()
+	again, err := s.startClickHouse(starting)
+	if err == nil {
+		return again, nil
+	}
+	stopping, giveUp := context.WithTimeout(context.WithoutCancel(ctx), s.StopTimeout)
+	defer giveUp()
+	return nil, errors.Join(err, again.stop(stopping))
 }

@@ -16,8 +16,13 @@ import (
 	"time"
 )
 
-// lockPoll is how often a held lock is tried again.
-const lockPoll = 50 * time.Millisecond
+const (
+	// lockPoll is how often a held lock is tried again.
+	lockPoll = 50 * time.Millisecond
+	// orphanWait is how long children are waited for whose process has been killed: they end by themselves, but Postgres
+	// writes down what it has in memory before, and on a slow disk that takes its time.
+	orphanWait = time.Minute
+)
 
 // acquire takes the lock of a data directory. Both children inherit the open file, so the lock is held until the last
 // of them is dead, also when this process is killed: nobody can start a second Postgres or broker on the same files.
@@ -36,7 +41,7 @@ func acquire(ctx context.Context, dir string, wait time.Duration) (*os.File, err
 }
 
 func waitForLock(ctx context.Context, file *os.File, dir string, wait time.Duration) error {
-	deadline := time.NewTimer(wait)
+	began, deadline := time.Now(), time.NewTimer(wait)
 	defer deadline.Stop()
 	poll := time.NewTicker(lockPoll)
 	defer poll.Stop()
@@ -54,7 +59,12 @@ func waitForLock(ctx context.Context, file *os.File, dir string, wait time.Durat
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the lock of %s: %w", dir, context.Cause(ctx))
 		case <-deadline.C:
-			return fmt.Errorf("%w: %s is held by %s (waited %v); stop it, or choose another directory", ErrInUse, dir, holder(dir), wait)
+			by, orphans := holder(dir)
+			if left := orphanWait - time.Since(began); orphans && left > 0 {
+				deadline.Reset(left)
+				continue
+			}
+			return fmt.Errorf("%w: %s is held by %s (waited %v); stop it, or choose another directory", ErrInUse, dir, by, time.Since(began).Round(lockPoll))
 		case <-poll.C:
 		}
 	}
@@ -71,18 +81,18 @@ func writeHolder(file *os.File) error {
 	return nil
 }
 
-// holder names who has the lock, as far as the lock file tells.
-func holder(dir string) string {
+// holder names who has the lock, as far as the lock file tells, and says whether only children of a dead process do.
+func holder(dir string) (by string, orphans bool) {
 	text, err := os.ReadFile(filepath.Join(dir, "lock"))
 	if err != nil {
-		return "another process"
+		return "another process", false
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		return "another process"
+		return "another process", false
 	}
 	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
-		return fmt.Sprintf("engines that process %d left behind when it died", pid)
+		return fmt.Sprintf("engines that process %d left behind when it died", pid), true
 	}
-	return fmt.Sprintf("process %d", pid)
+	return fmt.Sprintf("process %d", pid), false
 }

@@ -27,7 +27,8 @@ type ports struct {
 
 func loadPorts(dir string) (ports, error) {
 	var p ports
-	text, err := os.ReadFile(filepath.Join(dir, "ports.json"))
+	path := filepath.Join(dir, "ports.json")
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
 	}
@@ -35,11 +36,11 @@ func loadPorts(dir string) (ports, error) {
 		return p, fmt.Errorf("read the remembered ports: %w", err)
 	}
 	if err := json.Unmarshal(text, &p); err != nil {
-		return p, fmt.Errorf("read the remembered ports: %w", err)
+		return p, fmt.Errorf("read the remembered ports: %s: %w", path, err)
 	}
 	for _, port := range []int{p.Kafka, p.Postgres, p.ClickHouse} {
 		if port < 0 || port > 65535 {
-			return p, fmt.Errorf("read the remembered ports: %d is none", port)
+			return p, fmt.Errorf("read the remembered ports: %s: %d is none", path, port)
 		}
 	}
 	return p, nil
