@@ -13,6 +13,7 @@ import (
 
 	"github.com/nidohq/nido/infra/backup"
 	"github.com/nidohq/nido/infra/keyring"
+	"github.com/nidohq/nido/infra/progress"
 )
 
 // backupCommand copies into a directory, or reads what is there. Checking needs nothing but the directory and the master
@@ -44,7 +45,7 @@ func (c backupCommand) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	began, progress := time.Now(), &backup.Progress{Out: os.Stderr}
+	began, progress := time.Now(), &progress.Progress{Out: os.Stderr}
 	if c.Check != "" {
 		found, err := backup.Check{Dir: c.Check, Keys: keys, Patience: c.Patience, Progress: progress}.Run(ctx)
 		if err != nil {
@@ -56,7 +57,7 @@ func (c backupCommand) Run(ctx context.Context, log *slog.Logger) error {
 	return c.copy(ctx, log, keys, progress, began)
 }
 
-func (c backupCommand) copy(ctx context.Context, log *slog.Logger, keys keyring.BackupKeys, progress *backup.Progress, began time.Time) (err error) {
+func (c backupCommand) copy(ctx context.Context, log *slog.Logger, keys keyring.BackupKeys, progress *progress.Progress, began time.Time) (err error) {
 	settings, err := c.stores()
 	if err != nil {
 		return err

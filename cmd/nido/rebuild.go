@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/infra/replay"
 )
 
@@ -35,7 +36,7 @@ func (c rebuildPostgresCommand) Run(ctx context.Context, log *slog.Logger) (err 
 	}
 	return replay.Postgres{
 		Cluster: o.cluster, Pool: o.pool, Next: next, Served: readSchema, BatchRecords: c.Batch,
-		Out: os.Stdout, Progress: &replay.Progress{Out: os.Stderr}, Logger: log,
+		Out: os.Stdout, Progress: &progress.Progress{Out: os.Stderr}, Logger: log,
 	}.Run(ctx)
 }
 
@@ -54,6 +55,6 @@ func (c rebuildClickHouseCommand) Run(ctx context.Context, log *slog.Logger) (er
 	defer func() { err = closing(err, s.close) }()
 	return replay.ClickHouse{
 		Cluster: s.cluster, Pool: s.pool, Served: readSchema, Client: s.clickhouse, Opener: s.keyring, ReadModel: clickhouseReadModels,
-		BatchRecords: c.Batch, Grace: c.Grace, Out: os.Stdout, Progress: &replay.Progress{Out: os.Stderr}, Logger: log,
+		BatchRecords: c.Batch, Grace: c.Grace, Out: os.Stdout, Progress: &progress.Progress{Out: os.Stderr}, Logger: log,
 	}.Run(ctx)
 }

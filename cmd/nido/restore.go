@@ -12,6 +12,7 @@ import (
 	"github.com/nidohq/nido/infra/backup"
 	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/progress"
 )
 
 // restoreCommand puts a backup into empty stores. Nodes start on them when it has finished, and fold the log by themselves.
@@ -46,7 +47,7 @@ func (c restoreCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 	began := time.Now()
 	restored, err := backup.Restore{
 		Dir: c.From, Prefix: c.KafkaPrefix, Log: target, Pool: pool, ClickHouse: analytics, MasterKey: master,
-		Patience: c.Patience, Out: os.Stdout, Progress: &backup.Progress{Out: os.Stderr}, Logger: log,
+		Patience: c.Patience, Out: os.Stdout, Progress: &progress.Progress{Out: os.Stderr}, Logger: log,
 	}.Run(ctx)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/infra/replay"
 )
 
@@ -32,7 +33,7 @@ func (c verifyCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
 	found, err := replay.Verify{
 		Cluster: s.cluster, Pool: s.pool, Scratch: scratch, Served: readSchema,
 		ClickHouse: s.analytics(), Opener: s.keyring, Unfinished: postgres.NewErasures(s.pool).Unfinished, Limit: max(1, c.Limit),
-		Out: os.Stdout, Progress: &replay.Progress{Out: os.Stderr}, Logger: log,
+		Out: os.Stdout, Progress: &progress.Progress{Out: os.Stderr}, Logger: log,
 	}.Run(ctx)
 	if err != nil {
 		return err

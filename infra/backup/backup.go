@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 )
 
 // longWork bounds one statement of a backup or a restore.
@@ -29,8 +31,12 @@ const longWork = 12 * time.Hour
 // copy again of it.
 const segmentBytes = 256 << 20
 
-// ErrOtherLog: the directory holds the backup of another log, or this log is not what it was.
-var ErrOtherLog = errors.New("the log is not the one that the directory has a backup of")
+var (
+	// ErrOtherLog: the directory holds the backup of another log, or this log is not what it was.
+	ErrOtherLog = errors.New("the log is not the one that the directory has a backup of")
+	// ErrBusy: another process is at it.
+	ErrBusy = errors.New("another backup or restore is under way")
+)
 
 // Backup copies an installation into a directory.
 type Backup struct {
@@ -46,16 +52,16 @@ type Backup struct {
 	// Patience is how long nothing may move. 0 is for ever.
 	Patience time.Duration
 	Out      io.Writer // is told what was done
-	Progress *Progress
+	Progress *progress.Progress
 	Logger   *slog.Logger
 }
 
 // Run brings the directory's backup up to date, or makes the first one. Nothing that an earlier run has finished is
 // touched before this one has, too.
 func (b Backup) Run(ctx context.Context) (*Manifest, error) {
-	ctx, stop := b.Progress.watch(ctx, b.Patience)
+	ctx, stop := b.Progress.Watch(ctx, b.Patience)
 	defer stop()
-	alone, err := holdAlone(ctx, b.Pool)
+	alone, err := postgres.HoldAlone(ctx, b.Pool, ErrBusy, postgres.BackupLock)
 	if err != nil {
 		return nil, err
 	}
@@ -148,9 +154,8 @@ func isFree(dir string) error {
 		return fmt.Errorf("look at the directory: %w", err)
 	}
 	for _, entry := range entries {
-		switch name := strings.TrimSuffix(entry.Name(), temporary); name {
-		case "log", "tables", "requests", partialName, manifestName, "lost+found":
-		default:
+		name := strings.TrimSuffix(entry.Name(), temporary)
+		if !slices.Contains(folders, name) && name != partialName && name != manifestName && name != "lost+found" {
 			return fmt.Errorf("%s has no backup, but holds %q: choose an empty directory", dir, entry.Name())
 		}
 	}
@@ -160,53 +165,4 @@ func isFree(dir string) error {
 // newID names a backup, later ones behind earlier ones.
 func newID() string {
 	return time.Now().UTC().Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:8])
-}
-
-// The advisory lock of backups and restores: one of them at a time. The class is that of all operators' commands.
-const (
-	lockClass  = 0x6e69646f // "nido"
-	backupLock = 4
-	// lockPatience is how long Postgres may take to notice that a process is dead which had the lock.
-	lockPatience = 3 * time.Second
-	lockPoll     = 50 * time.Millisecond
-)
-
-// ErrBusy: another process is at it.
-var ErrBusy = errors.New("another backup or restore is under way")
-
-// holdAlone takes the lock, which ends with the process.
-func holdAlone(ctx context.Context, pool *pgxpool.Pool) (release func(), err error) {
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("take the lock: %w", err)
-	}
-	release = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_, _ = conn.Exec(ctx, `SELECT pg_advisory_unlock($1, $2)`, int32(lockClass), int32(backupLock)) // else it ends with the connection
-		_ = conn.Conn().Close(ctx)
-		conn.Release()
-	}
-	ticker := time.NewTicker(lockPoll)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(lockPatience); ; {
-		var mine bool
-		err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, int32(lockClass), int32(backupLock)).Scan(&mine)
-		if err == nil && mine {
-			return release, nil
-		}
-		if err == nil && time.Now().After(deadline) {
-			err = ErrBusy
-		}
-		if err != nil {
-			release()
-			return nil, fmt.Errorf("take the lock: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			release()
-			return nil, context.Cause(ctx)
-		case <-ticker.C:
-		}
-	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nidohq/nido/infra/backup"
 	"github.com/nidohq/nido/infra/keyring"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -77,7 +78,7 @@ func BenchmarkBackup(b *testing.B) {
 		var said strings.Builder
 		copying := backup.Backup{
 			Dir: dir, Prefix: w.prefix, Cluster: cluster, Pool: s.pool, ClickHouse: s.clickhouse, Keys: backupKeys,
-			Out: io.Discard, Progress: &backup.Progress{Out: &said}, Logger: quiet(),
+			Out: io.Discard, Progress: &progress.Progress{Out: &said}, Logger: quiet(),
 		}
 		began := time.Now()
 		m, err := copying.Run(context.WithoutCancel(b.Context()))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
+	"github.com/nidohq/nido/infra/progress"
 )
 
 // Check reads a backup.
@@ -22,13 +23,13 @@ type Check struct {
 	Dir      string
 	Keys     keyring.BackupKeys
 	Patience time.Duration
-	Progress *Progress
+	Progress *progress.Progress
 }
 
 // Run reads every file to its end, compares sizes and hashes with the manifest, opens what is sealed, and counts records
 // and rows. Its error names the file.
 func (c Check) Run(ctx context.Context) (*Manifest, error) {
-	ctx, stop := c.Progress.watch(ctx, c.Patience)
+	ctx, stop := c.Progress.Watch(ctx, c.Patience)
 	defer stop()
 	m, err := Load(c.Dir, c.Keys)
 	if err != nil {
@@ -42,13 +43,13 @@ func (c Check) Run(ctx context.Context) (*Manifest, error) {
 }
 
 func (c Check) files(ctx context.Context, from folder, m *Manifest) error {
-	c.Progress.begin("checking the backup", "files", int64(len(m.files())))
+	c.Progress.Begin("checking the backup", "files", int64(len(m.files())))
 	read := func(file File, content func(io.Reader) error) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		defer c.Progress.add(1, 0)
-		return from.each(file, func(bytes int) { c.Progress.add(0, bytes) }, content)
+		defer c.Progress.Add(1, 0)
+		return from.each(file, func(bytes int) { c.Progress.Add(0, bytes) }, content)
 	}
 	for _, topic := range m.Log {
 		for _, partition := range topic.Partitions {
@@ -84,7 +85,7 @@ func (c Check) files(ctx context.Context, from folder, m *Manifest) error {
 			return err
 		}
 	}
-	c.Progress.end()
+	c.Progress.End()
 	return nil
 }
 

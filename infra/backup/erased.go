@@ -20,6 +20,7 @@ import (
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
+	"github.com/nidohq/nido/infra/progress"
 )
 
 // The events by which something is forgotten.
@@ -63,7 +64,7 @@ type erased struct {
 
 // accepted reads the log once more and applies its rule to the candidates: an erasure that lost against another commit on
 // the same base did not happen, and the conversation lives.
-func (c *candidates) accepted(ctx context.Context, cluster *kafka.Cluster, events Topic) (*erased, error) {
+func (c *candidates) accepted(ctx context.Context, cluster *kafka.Cluster, events Topic, told *progress.Progress) (*erased, error) {
 	found := &erased{conversations: map[domain.StreamID]time.Time{}, accounts: map[string]time.Time{}, with: map[domain.StreamID]bool{}}
 	if len(c.streams) == 0 {
 		return found, nil
@@ -72,10 +73,12 @@ func (c *candidates) accepted(ctx context.Context, cluster *kafka.Cluster, event
 	for _, partition := range events.Partitions {
 		ends[partition.Partition] = partition.End
 	}
+	told.Begin("looking for what was erased", "records", events.records())
 	var mu sync.Mutex
 	versions := map[domain.StreamID]domain.Version{}
 	conversations := map[string]map[domain.StreamID]bool{} // by account
 	err := cluster.Read(ctx, nil, ends, appendRecords, func(_ context.Context, _ int32, entries []kafka.Entry) error {
+		told.Add(int64(len(entries)), 0)
 		mu.Lock()
 		defer mu.Unlock()
 		for _, entry := range entries {
@@ -96,12 +99,16 @@ func (c *candidates) accepted(ctx context.Context, cluster *kafka.Cluster, event
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
 	for account := range found.accounts {
 		for stream := range conversations[account] {
 			found.with[stream] = true
 		}
 	}
-	return found, err
+	told.End()
+	return found, nil
 }
 
 func (e *erased) add(commit domain.Commit) {
@@ -131,15 +138,15 @@ func (e *erased) owners() []string {
 // destroyKeys destroys the keys of everything that was erased, for good. Doing it again does no harm.
 func (r Restore) destroyKeys(ctx context.Context, e *erased, keys *keyring.Keyring) error {
 	owners := e.owners()
-	r.Progress.begin("destroying the keys of what was erased", "owners", int64(len(owners)))
+	r.Progress.Begin("destroying the keys of what was erased", "owners", int64(len(owners)))
 	for group := range slices.Chunk(owners, destroyGroup) {
 		if err := keys.Destroy(ctx, group...); err != nil {
 			return fmt.Errorf("destroy again what was erased: %w", err)
 		}
-		r.Progress.add(int64(len(group)), 0)
+		r.Progress.Add(int64(len(group)), 0)
 	}
 	if len(owners) > 0 {
-		r.Progress.end()
+		r.Progress.End()
 	}
 	return r.tellUnasked(ctx, owners)
 }

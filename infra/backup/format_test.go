@@ -303,6 +303,7 @@ func TestOnlyWhatABackupNamesIsLeftInItsDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cut.abort()
+	to.write(t, "older/log/events-0-1", []byte("x")) // a copy of the directory that somebody keeps beside it
 	for _, name := range []string{partialName, manifestName, "notes.txt"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -318,7 +319,7 @@ func TestOnlyWhatABackupNamesIsLeftInItsDirectory(t *testing.T) {
 		}
 		return err
 	})
-	if want := []string{manifestName, "notes.txt", "data_keys-2" + suffix}; err != nil || !reflect.DeepEqual(left, want) {
+	if want := []string{manifestName, "notes.txt", "events-0-1" + suffix, "data_keys-2" + suffix}; err != nil || !reflect.DeepEqual(left, want) {
 		t.Errorf("%v, left %v, not %v", err, left, want)
 	}
 	if err := isFree(dir); err == nil || !strings.Contains(err.Error(), "notes.txt") {

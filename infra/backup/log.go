@@ -50,7 +50,7 @@ func (l logCopy) topic(ctx context.Context, name, topic string) error {
 			return l.savePart(now)
 		}, saving: &saving}
 	}
-	l.Progress.begin("copying "+name, "records", news)
+	l.Progress.Begin("copying "+name, "records", news)
 	err = l.Cluster.ReadRaw(ctx, topic, from, ends, func(partition int32, record kafka.Raw) error { return lanes[partition].add(record) })
 	for _, lane := range lanes {
 		err = errors.Join(err, lane.close(err == nil))
@@ -59,7 +59,7 @@ func (l logCopy) topic(ctx context.Context, name, topic string) error {
 		return fmt.Errorf("copy the log: %w", err)
 	}
 	l.manifest.Log = append(l.manifest.Log, now)
-	l.Progress.end()
+	l.Progress.End()
 	return nil
 }
 
@@ -123,7 +123,7 @@ func (s *segments) add(record kafka.Raw) (err error) {
 		return fmt.Errorf("write %s: %w", s.out.name, err)
 	}
 	s.last, s.plain = record, s.plain+int64(len(s.frame))
-	s.Progress.add(1, len(s.frame))
+	s.Progress.Add(1, len(s.frame))
 	limit := s.SegmentBytes
 	if limit == 0 {
 		limit = segmentBytes

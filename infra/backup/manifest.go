@@ -14,7 +14,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/nidohq/nido/infra/keyring"
@@ -257,67 +256,4 @@ func (m *Manifest) save(dir, name string, keys keyring.BackupKeys) (err error) {
 		return err
 	}
 	return writeWhole(filepath.Join(dir, name), append(data, '\n'))
-}
-
-// temporary is what files are called while they are written.
-const temporary = ".part"
-
-// writeWhole writes a small file durably.
-func writeWhole(path string, content []byte) error {
-	file, err := os.OpenFile(path+temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = file.Write(content)
-	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
-		err = os.Rename(path+temporary, path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-// syncFolders makes the names of all files durable.
-func syncFolders(dir string) error {
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() {
-			return err
-		}
-		return syncFolder(path)
-	})
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err == nil {
-		err = errors.Join(folder.Sync(), folder.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return nil
-}
-
-// sweep removes what no manifest names: leftovers of runs that were cut off, and what this run has replaced. Files that
-// are none of a backup's stay.
-func (m *Manifest) sweep(dir string) error {
-	named := map[string]bool{}
-	for _, file := range m.files() {
-		named[file.Name] = true
-	}
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		ours := strings.HasSuffix(name, suffix) || strings.HasSuffix(name, temporary) || name == partialName
-		if !ours || named[filepath.ToSlash(name)] {
-			return nil
-		}
-		return os.Remove(path)
-	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -39,13 +40,13 @@ type Restore struct {
 	MasterKey  []byte
 	Patience   time.Duration
 	Out        io.Writer // is told what was done
-	Progress   *Progress
+	Progress   *progress.Progress
 	Logger     *slog.Logger
 }
 
 // Run restores. Until it has finished, no node starts on these stores; where it was interrupted it goes on.
 func (r Restore) Run(ctx context.Context) (*Manifest, error) {
-	ctx, stop := r.Progress.watch(ctx, r.Patience)
+	ctx, stop := r.Progress.Watch(ctx, r.Patience)
 	defer stop()
 	keys, err := keyring.ForBackup(r.MasterKey)
 	if err != nil {
@@ -62,7 +63,7 @@ func (r Restore) Run(ctx context.Context) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	alone, err := holdAlone(ctx, r.Pool)
+	alone, err := postgres.HoldAlone(ctx, r.Pool, ErrBusy, postgres.BackupLock)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +210,7 @@ func (r Restore) requests(ctx context.Context, from folder, m *Manifest, gone fu
 	for _, count := range m.requestFiles() {
 		rows += count
 	}
-	r.Progress.begin("restoring the request log", "rows", rows)
+	r.Progress.Begin("restoring the request log", "rows", rows)
 	into, err := r.columns(ctx)
 	if err != nil {
 		return fmt.Errorf("restore the request log: %w", err)
@@ -231,7 +232,7 @@ func (r Restore) requests(ctx context.Context, from folder, m *Manifest, gone fu
 			return fmt.Errorf("restore the request log's gaps: %w", err)
 		}
 	}
-	r.Progress.end()
+	r.Progress.End()
 	if blank > 0 {
 		_, _ = fmt.Fprintf(r.Out, "%d requests came back without what was said: it has been erased\n", blank)
 	}

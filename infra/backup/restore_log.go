@@ -35,7 +35,7 @@ func (r Restore) log(ctx context.Context, from folder, m *Manifest) (*erased, er
 			return nil, fmt.Errorf("restore the log: %w", err)
 		}
 	}
-	found, err := named.accepted(ctx, r.Log.Cluster(), events)
+	found, err := named.accepted(ctx, r.Log.Cluster(), events, r.Progress)
 	if err != nil {
 		return nil, fmt.Errorf("look for erasures in the log: %w", err)
 	}
@@ -48,12 +48,14 @@ func (r Restore) topic(ctx context.Context, from folder, topic Topic, name strin
 	if err != nil {
 		return err
 	}
-	r.Progress.begin("restoring "+topic.Name, "records", topic.records())
-	lanes, within := errgroup.WithContext(ctx)
-	for _, partition := range topic.Partitions {
+	r.Progress.Begin("restoring "+topic.Name, "records", topic.records())
+	for _, partition := range topic.Partitions { // before any of them is appended to
 		if ends[partition.Partition] > partition.End {
 			return fmt.Errorf("%w: %s, partition %d ends at %d, the backup's at %d", ErrNotEmpty, name, partition.Partition, ends[partition.Partition], partition.End)
 		}
+	}
+	lanes, within := errgroup.WithContext(ctx)
+	for _, partition := range topic.Partitions {
 		lanes.Go(func() error {
 			lane := refill{Restore: r, topic: name, partition: partition.Partition, there: ends[partition.Partition], see: see}
 			return lane.run(within, from, partition)
@@ -62,7 +64,7 @@ func (r Restore) topic(ctx context.Context, from folder, topic Topic, name strin
 	if err := lanes.Wait(); err != nil {
 		return err
 	}
-	r.Progress.end()
+	r.Progress.End()
 	return nil
 }
 
@@ -94,10 +96,10 @@ func (l *refill) take(ctx context.Context, record kafka.Raw) error {
 	l.see(record)
 	switch {
 	case record.Offset < l.there-1:
-		l.Progress.add(1, record.Bytes())
+		l.Progress.Add(1, record.Bytes())
 		return context.Cause(ctx)
 	case record.Offset == l.there-1:
-		l.Progress.add(1, record.Bytes())
+		l.Progress.Add(1, record.Bytes())
 		return l.same(ctx, record)
 	}
 	l.waiting = append(l.waiting, record)
@@ -126,7 +128,7 @@ func (l *refill) flush(ctx context.Context) error {
 	if err := l.Log.Append(ctx, l.topic, l.partition, l.waiting); err != nil {
 		return err
 	}
-	l.Progress.add(int64(len(l.waiting)), l.size)
+	l.Progress.Add(int64(len(l.waiting)), l.size)
 	l.waiting, l.size = l.waiting[:0], 0
 	return nil
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/keyring"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -112,7 +113,7 @@ func (s stores) backup(t testing.TB, cluster *kafka.Cluster, dir string) (*backu
 	}
 	return backup.Backup{
 		Dir: dir, Prefix: s.prefix, Cluster: cluster, Pool: s.pool, ClickHouse: s.clickhouse, Keys: keys,
-		SegmentBytes: 3000, Patience: time.Minute, Out: io.Discard, Progress: &backup.Progress{Out: io.Discard}, Logger: quiet(),
+		SegmentBytes: 3000, Patience: time.Minute, Out: io.Discard, Progress: &progress.Progress{Out: io.Discard}, Logger: quiet(),
 	}.Run(t.Context())
 }
 
@@ -130,7 +131,7 @@ func (s stores) restore(t testing.TB, dir string, said io.Writer) (*backup.Manif
 	target := s.target(t)
 	return backup.Restore{
 		Dir: dir, Prefix: s.prefix, Log: target, Pool: s.pool, ClickHouse: s.clickhouse, MasterKey: s.master,
-		Patience: time.Minute, Out: said, Progress: &backup.Progress{Out: said}, Logger: quiet(),
+		Patience: time.Minute, Out: said, Progress: &progress.Progress{Out: said}, Logger: quiet(),
 	}.Run(t.Context())
 }
 

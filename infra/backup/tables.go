@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nidohq/nido/infra/progress"
 )
 
 // table is one that is copied.
@@ -74,7 +76,7 @@ func (b Backup) table(ctx context.Context, to folder, id string, table table) (T
 	if err != nil {
 		return Table{}, err
 	}
-	b.Progress.begin("copying "+table.name, "rows", 0)
+	b.Progress.Begin("copying "+table.name, "rows", 0)
 	tag, err := conn.Conn().PgConn().CopyTo(ctx, moving{out, b.Progress}, table.copy)
 	if err != nil {
 		out.abort()
@@ -84,41 +86,41 @@ func (b Backup) table(ctx context.Context, to folder, id string, table table) (T
 	if err != nil {
 		return Table{}, err
 	}
-	b.Progress.add(tag.RowsAffected(), 0)
-	b.Progress.end()
+	b.Progress.Add(tag.RowsAffected(), 0)
+	b.Progress.End()
 	return Table{Name: table.name, Columns: columns, Rows: tag.RowsAffected(), File: file}, nil
 }
 
 // moving tells how many bytes went by.
 type moving struct {
 	io.Writer
-	progress *Progress
+	progress *progress.Progress
 }
 
 func (m moving) Write(data []byte) (int, error) {
-	m.progress.add(0, len(data))
+	m.progress.Add(0, len(data))
 	return m.Writer.Write(data)
 }
 
 // fillTables puts the tables back, all or none of them, and notes that it has been done.
-func fillTables(ctx context.Context, pool *pgxpool.Pool, from folder, m *Manifest, progress *Progress) error {
+func fillTables(ctx context.Context, pool *pgxpool.Pool, from folder, m *Manifest, progress *progress.Progress) error {
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', true)`); err != nil {
 			return err
 		}
 		for _, table := range m.Tables {
-			progress.begin("restoring "+table.Name, "rows", table.Rows)
+			progress.Begin("restoring "+table.Name, "rows", table.Rows)
 			if err := fillTable(ctx, tx, from, table, progress); err != nil {
 				return fmt.Errorf("restore the table %s: %w", table.Name, err)
 			}
-			progress.end()
+			progress.End()
 		}
 		_, err := tx.Exec(ctx, `UPDATE nido.restores SET tables_at = now()`)
 		return err
 	})
 }
 
-func fillTable(ctx context.Context, tx pgx.Tx, from folder, table Table, progress *Progress) error {
+func fillTable(ctx context.Context, tx pgx.Tx, from folder, table Table, progress *progress.Progress) error {
 	statement := `COPY ` + pgx.Identifier{"nido", table.Name}.Sanitize() + ` (`
 	for i, column := range table.Columns {
 		if i > 0 {
@@ -127,12 +129,12 @@ func fillTable(ctx context.Context, tx pgx.Tx, from folder, table Table, progres
 		statement += pgx.Identifier{column}.Sanitize()
 	}
 	statement += `) FROM STDIN WITH (FORMAT csv, HEADER match)`
-	return from.each(table.File, func(bytes int) { progress.add(0, bytes) }, func(rows io.Reader) error {
+	return from.each(table.File, func(bytes int) { progress.Add(0, bytes) }, func(rows io.Reader) error {
 		tag, err := tx.Conn().PgConn().CopyFrom(ctx, rows, statement)
 		if err != nil {
 			return err
 		}
-		progress.add(tag.RowsAffected(), 0)
+		progress.Add(tag.RowsAffected(), 0)
 		if tag.RowsAffected() != table.Rows {
 			return fmt.Errorf("%w: it has %d rows, the manifest says %d", ErrDamaged, tag.RowsAffected(), table.Rows)
 		}

@@ -1,30 +1,36 @@
-package replay
+package postgres
 
-// This file stands before a fold that is made anew: only one of its kind at a time.
+// This file stands before operators' long commands: only one of a kind works on an installation at a time.
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The advisory locks of operators' commands, each with the class.
+// aloneClass is the class of the advisory locks of operators' commands: "nido".
+const aloneClass = 0x6e69646f
+
+// The locks that there are.
 const (
-	lockClass             = 0x6e69646f // "nido"
-	verifyLock            = 1
-	rebuildPostgresLock   = 2
-	rebuildClickHouseLock = 3
+	VerifyLock            int32 = 1
+	RebuildPostgresLock   int32 = 2
+	RebuildClickHouseLock int32 = 3
+	BackupLock            int32 = 4
 )
 
-// ErrBusy: another process is at the same work, or at one that does not go together with it.
-var ErrBusy = errors.New("another rebuild or verify is under way")
+const (
+	// alonePatience is how long Postgres may take to notice that a process has ended which had the lock.
+	alonePatience = 3 * time.Second
+	alonePoll     = 50 * time.Millisecond
+)
 
-// holdAlone takes a lock that ends with the process, and, together with whoever else reads the same, those of works that
-// would pull the tables away. Its connection is the pool's, until release.
-func holdAlone(ctx context.Context, pool *pgxpool.Pool, own int32, shared ...int32) (release func(), err error) {
+// HoldAlone takes a lock that ends with the process, and, together with whoever else reads the same, those of works that
+// would pull the tables away. Its connection is the pool's, until release. Where somebody else has one of them, and keeps
+// it, the error is busy.
+func HoldAlone(ctx context.Context, pool *pgxpool.Pool, busy error, own int32, shared ...int32) (release func(), err error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("take the lock: %w", err)
@@ -32,28 +38,41 @@ func holdAlone(ctx context.Context, pool *pgxpool.Pool, own int32, shared ...int
 	release = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = conn.Conn().Close(ctx) // and with it the locks
+		_, _ = conn.Exec(ctx, `SELECT pg_advisory_unlock_all()`) // else they end with the connection, a moment later
+		_ = conn.Conn().Close(ctx)
 		conn.Release()
 	}
-	take := func(query string, lock int32) error {
-		var taken bool
-		if err := conn.QueryRow(ctx, query, int32(lockClass), lock).Scan(&taken); err != nil {
-			return fmt.Errorf("take the lock: %w", err)
-		}
-		if !taken {
-			return ErrBusy
-		}
-		return nil
+	take := func(query string, lock int32) (taken bool, err error) {
+		err = conn.QueryRow(ctx, query, int32(aloneClass), lock).Scan(&taken)
+		return taken, err
 	}
-	err = take(`SELECT pg_try_advisory_lock($1, $2)`, own)
-	for _, lock := range shared {
-		if err == nil {
-			err = take(`SELECT pg_try_advisory_lock_shared($1, $2)`, lock)
+	ticker := time.NewTicker(alonePoll)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(alonePatience); ; {
+		taken, err := take(`SELECT pg_try_advisory_lock($1, $2)`, own)
+		for _, lock := range shared {
+			if taken && err == nil {
+				taken, err = take(`SELECT pg_try_advisory_lock_shared($1, $2)`, lock)
+			}
+		}
+		if err == nil && taken {
+			return release, nil
+		}
+		if err == nil { // not even a part, since somebody else may want that and wait for the rest, too
+			_, err = conn.Exec(ctx, `SELECT pg_advisory_unlock_all()`)
+		}
+		if err == nil && time.Now().After(deadline) {
+			err = busy
+		}
+		if err != nil {
+			release()
+			return nil, fmt.Errorf("take the lock: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			release()
+			return nil, context.Cause(ctx)
+		case <-ticker.C:
 		}
 	}
-	if err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
 }

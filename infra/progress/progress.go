@@ -1,6 +1,6 @@
-package backup
-
-// This file stands beside the copying: how far it is, and whether it moves at all.
+// Package progress stands beside operators' long commands: how far one is, how long it will take, and whether it moves
+// at all.
+package progress
 
 import (
 	"context"
@@ -25,8 +25,8 @@ type Progress struct {
 	moved   time.Time
 }
 
-// begin starts to count anew. A total of zero is one that nobody knows.
-func (p *Progress) begin(what, unit string, total int64) {
+// Begin starts to count anew. A total of zero is one that nobody knows.
+func (p *Progress) Begin(what, unit string, total int64) {
 	if p == nil {
 		return
 	}
@@ -36,8 +36,8 @@ func (p *Progress) begin(what, unit string, total int64) {
 	p.printed, p.moved = p.began, p.began
 }
 
-// add counts what has been done, and how many plain bytes that was.
-func (p *Progress) add(done int64, bytes int) {
+// Add counts what has been done, and how many plain bytes that was, where they matter.
+func (p *Progress) Add(done int64, bytes int) {
 	if p == nil {
 		return
 	}
@@ -52,8 +52,8 @@ func (p *Progress) add(done int64, bytes int) {
 	}
 }
 
-// end prints how it went.
-func (p *Progress) end() {
+// End prints how it went.
+func (p *Progress) End() {
 	if p == nil {
 		return
 	}
@@ -65,20 +65,25 @@ func (p *Progress) end() {
 
 func (p *Progress) print() {
 	took := max(time.Since(p.began).Seconds(), 1e-3)
-	of := ""
+	line := fmt.Sprintf("%s: %d", p.what, p.done)
 	if p.total > 0 {
-		of = fmt.Sprintf(" of %d", p.total)
+		line += fmt.Sprintf(" of %d %s (%d %%)", p.total, p.unit, 100*p.done/p.total)
+	} else {
+		line += " " + p.unit
 	}
-	left := ""
+	line += fmt.Sprintf(", %.0f %s/s", float64(p.done)/took, p.unit)
+	if p.bytes > 0 {
+		line += fmt.Sprintf(", %.1f MB, %.1f MB/s", float64(p.bytes)/1e6, float64(p.bytes)/1e6/took)
+	}
 	if p.done > 0 && p.done < p.total {
-		left = ", " + time.Duration(took/float64(p.done)*float64(p.total-p.done)*float64(time.Second)).Round(time.Second).String() + " left"
+		line += ", " + time.Duration(took/float64(p.done)*float64(p.total-p.done)*float64(time.Second)).Round(time.Second).String() + " left"
 	}
-	_, _ = fmt.Fprintf(p.Out, "%s: %d%s %s, %.1f MB, %.0f %s/s, %.1f MB/s%s\n",
-		p.what, p.done, of, p.unit, float64(p.bytes)/1e6, float64(p.done)/took, p.unit, float64(p.bytes)/1e6/took, left)
+	_, _ = fmt.Fprintln(p.Out, line)
 }
 
-// watch ends a context when nothing has moved for too long: a store that hangs must not hang the command.
-func (p *Progress) watch(ctx context.Context, patience time.Duration) (watched context.Context, stop func()) {
+// Watch ends a context when nothing has moved for too long: a store that hangs must not hang the command. No patience is
+// for ever.
+func (p *Progress) Watch(ctx context.Context, patience time.Duration) (watched context.Context, stop func()) {
 	watched, cancel := context.WithCancelCause(ctx)
 	if p == nil || patience <= 0 {
 		return watched, func() { cancel(nil) }

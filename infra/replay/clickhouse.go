@@ -17,6 +17,7 @@ import (
 	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -36,13 +37,13 @@ type ClickHouse struct {
 	// Grace is how long nodes have to follow the switch before the old generation is dropped.
 	Grace    time.Duration
 	Out      io.Writer
-	Progress *Progress
+	Progress *progress.Progress
 	Logger   *slog.Logger
 }
 
 // Run rebuilds and switches. Where it was cut off before, it goes on.
 func (r ClickHouse) Run(ctx context.Context) error {
-	alone, err := holdAlone(ctx, r.Pool, rebuildClickHouseLock)
+	alone, err := postgres.HoldAlone(ctx, r.Pool, ErrBusy, postgres.RebuildClickHouseLock)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func (f Fold) meet(ctx context.Context, what string, served *projections.Postgre
 			return err
 		}
 		if behind > nearEnough {
-			f.Progress.Begin(what, behind)
+			f.Progress.Begin(what, "events", behind)
 			if err := f.To(ctx, ends(stand)); err != nil {
 				return err
 			}
@@ -48,7 +48,7 @@ func (f Fold) meet(ctx context.Context, what string, served *projections.Postgre
 			}
 			continue
 		}
-		f.Progress.Begin(what, 0) // nothing worth a line
+		f.Progress.Begin(what, "events", 0) // nothing worth a line
 		err = f.meetOnce(ctx, served, met)
 		if round++; !errors.Is(err, errNotMet) || round == meetings {
 			return err

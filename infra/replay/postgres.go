@@ -15,6 +15,7 @@ import (
 
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -39,13 +40,13 @@ type Postgres struct {
 	// BatchRecords is how many records make a transaction. 0 is the default.
 	BatchRecords int
 	Out          io.Writer
-	Progress     *Progress
+	Progress     *progress.Progress
 	Logger       *slog.Logger
 }
 
 // Run rebuilds and switches. Where it was cut off before, it goes on.
 func (r Postgres) Run(ctx context.Context) error {
-	alone, err := holdAlone(ctx, r.Pool, rebuildPostgresLock)
+	alone, err := postgres.HoldAlone(ctx, r.Pool, ErrBusy, postgres.RebuildPostgresLock)
 	if err != nil {
 		return err
 	}

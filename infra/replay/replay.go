@@ -12,10 +12,15 @@ import (
 
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/progress"
 )
 
-// ErrOtherLog: what has been folded so far is not the beginning of this log.
-var ErrOtherLog = errors.New("the log is not the one that was folded")
+var (
+	// ErrOtherLog: what has been folded so far is not the beginning of this log.
+	ErrOtherLog = errors.New("the log is not the one that was folded")
+	// ErrBusy: another process is at the same work, or at one that does not go together with it.
+	ErrBusy = errors.New("another rebuild or verify is under way")
+)
 
 // Target is a projector.
 type Target interface {
@@ -32,7 +37,7 @@ type Fold struct {
 	// Applied is told of every batch that has been folded, for several partitions at a time; may be nil.
 	Applied func(ctx context.Context, partition int32, batch []domain.Recorded) error
 	// Progress is told how many records that were; may be nil.
-	Progress *Progress
+	Progress *progress.Progress
 }
 
 // To folds until the checkpoint of every partition stands directly before its end. It goes on where the projector stands.
@@ -91,7 +96,7 @@ func (l *lane) apply(ctx context.Context, partition int32, entries []kafka.Entry
 		return err
 	}
 	l.after = batch[len(batch)-1].Offset
-	l.Progress.add(len(batch))
+	l.Progress.Add(int64(len(batch)), 0)
 	if l.Applied == nil {
 		return nil
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/nidohq/nido/infra/enginestest"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/infra/replay"
 	"github.com/nidohq/nido/projections"
 )
@@ -106,7 +107,7 @@ func (w *world) rebuild(t *testing.T, said *bytes.Buffer) error {
 	t.Helper()
 	return replay.Postgres{
 		Cluster: w.cluster, Pool: w.pool, Next: w.open(t, replay.NextSchema), Served: "read",
-		Out: said, Progress: &replay.Progress{Out: said}, Logger: quiet(),
+		Out: said, Progress: &progress.Progress{Out: said}, Logger: quiet(),
 	}.Run(t.Context())
 }
 

@@ -16,6 +16,8 @@ import (
 
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/progress"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -44,14 +46,14 @@ type Verify struct {
 	Limit int
 	// Out is told of every table, and Progress of the fold.
 	Out      io.Writer
-	Progress *Progress
+	Progress *progress.Progress
 	Logger   *slog.Logger
 }
 
 // Run returns the differences.
 func (v Verify) Run(ctx context.Context) (found []projections.Difference, err error) {
 	begun := time.Now().Add(-clockMargin)
-	alone, err := holdAlone(ctx, v.Pool, verifyLock, rebuildPostgresLock, rebuildClickHouseLock)
+	alone, err := postgres.HoldAlone(ctx, v.Pool, ErrBusy, postgres.VerifyLock, postgres.RebuildPostgresLock, postgres.RebuildClickHouseLock)
 	if err != nil {
 		return nil, err
 	}
