@@ -140,7 +140,7 @@ func TestAClickHouseOfAnotherLogStopsOnlyWhatItIsFor(t *testing.T) {
 	for range 10 {
 		i.root.chat(agent.ID, "while", "hola")
 	}
-	i.node.awaitReady(time.Second)
+	i.node.awaitReady(20 * time.Second)
 	await(t, 20*time.Second, "the request log to go on", func() bool { return i.loggedChats(t) == 12 })
 
 	const mend = `ALTER TABLE nido_1.checkpoints DELETE WHERE off >= 1000 SETTINGS mutations_sync = 2`

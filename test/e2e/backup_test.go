@@ -106,7 +106,7 @@ func TestADrill(t *testing.T) {
 	}
 	i.root.chat(l.agent.ID, "conv-after", "said after the backup")
 	i.refusals(t, dir)
-	i.node.stop(syscall.SIGKILL, 10*time.Second)
+	i.node.stop(syscall.SIGKILL, 20*time.Second)
 
 	there := elsewhere(t, i.engines)
 	killRestores(t, there, dir)

@@ -228,7 +228,7 @@ func TestADiskThatIsFull(t *testing.T) {
 		await(t, 20*time.Second, "the projector to wait", func() bool {
 			return strings.Contains(string(readyzOf(t, in.nodes[2]).body)+string(readyzOf(t, in.nodes[3]).body), `"clickhouse projector":"waits for its store"`)
 		})
-		in.nodes[0].awaitReady(time.Second)
+		in.nodes[0].awaitReady(20 * time.Second)
 		own.free(folder)
 		await(t, time.Minute, "the statistics to be complete", func() bool { return installation{root: root}.statistics() == 80 })
 	})

@@ -142,7 +142,7 @@ func TestNothingComesBackThroughThoseWhoAreLate(t *testing.T) {
 	await(t, 30*time.Second, "the keys to be destroyed", func() bool {
 		return count(t, db, `SELECT count(*) FROM nido.erasures WHERE id = '`+second.ID+`' AND keys_destroyed_at IS NOT NULL`) == 1
 	})
-	node.stop(syscall.SIGKILL, 10*time.Second)
+	node.stop(syscall.SIGKILL, 20*time.Second)
 	if done := count(t, db, `SELECT count(*) FROM nido.erasures WHERE id = '`+second.ID+`' AND done_at IS NOT NULL`); done != 0 {
 		t.Fatal("the erasure was done before its node could be killed")
 	}

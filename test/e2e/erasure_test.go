@@ -242,7 +242,7 @@ func TestAnErasedConversationIsGoneFromEveryStore(t *testing.T) {
 		if !strings.Contains(end.data, "conversation_erased") {
 			t.Errorf("it ended with %s", end.data)
 		}
-		await(t, 5*time.Second, "the model to be left alone", func() bool { return model.Stats().Active == 0 })
+		await(t, 20*time.Second, "the model to be left alone", func() bool { return model.Stats().Active == 0 })
 		got := p.root.must(http.StatusNotFound, "GET", "/api/v1/turns/"+turnOf(started)+"/events", nil)
 		if got.code() != "turn_not_found" {
 			t.Errorf("resumed: %s", got.body)

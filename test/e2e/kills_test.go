@@ -88,7 +88,7 @@ func (in *killable) kill(what string) {
 	in.killed[what]++
 	switch what {
 	case "engines": // the broker, and Postgres and ClickHouse with it
-		in.engines.stop(syscall.SIGKILL, 10*time.Second)
+		in.engines.stop(syscall.SIGKILL, 20*time.Second)
 		in.startEngines()
 	case "postgres": // with which the engines end
 		killProcess(in.t, childOf(in.t, in.engines, "postgres"))
@@ -107,7 +107,7 @@ func (in *killable) kill(what string) {
 		})
 	default:
 		i := slices.Index([]string{"api 0", "api 1", "projector 0", "projector 1"}, what)
-		in.nodes[i].stop(syscall.SIGKILL, 10*time.Second)
+		in.nodes[i].stop(syscall.SIGKILL, 20*time.Second)
 		in.startNode(i)
 	}
 }

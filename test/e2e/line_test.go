@@ -107,7 +107,7 @@ func TestMessagesWaitForTheirConversation(t *testing.T) {
 			_, err := s.queued(ctx, s.b, "ida", "hola", "Idempotency-Key", "fila-1")
 			gone <- err
 		}()
-		await(t, 5*time.Second, "the message to wait", func() bool { return s.waiting(t) == 1 })
+		await(t, 20*time.Second, "the message to wait", func() bool { return s.waiting(t) == 1 })
 		leave()
 		if err := <-gone; err == nil {
 			t.Error("it was answered")
@@ -125,7 +125,7 @@ func TestMessagesWaitForTheirConversation(t *testing.T) {
 				}
 			}
 		})
-		await(t, 5*time.Second, "the repetition to wait", func() bool { return s.waiting(t) == 1 })
+		await(t, 20*time.Second, "the repetition to wait", func() bool { return s.waiting(t) == 1 })
 		held.leave()
 		all.Wait()
 		again, err := s.queued(t.Context(), s.a, "ida", "hola", "Idempotency-Key", "fila-1")
@@ -152,7 +152,7 @@ func TestMessagesWaitForTheirConversation(t *testing.T) {
 				t.Errorf("%v %d %s", err, got.status, got.body)
 			}
 		})
-		await(t, 5*time.Second, "both to wait", func() bool { return s.waiting(t) == 2 })
+		await(t, 20*time.Second, "both to wait", func() bool { return s.waiting(t) == 2 })
 		held.leave()
 		all.Wait()
 		if messages := s.a.messages(s.agent.ID, "flujo"); len(messages) != 6 {
@@ -173,7 +173,7 @@ func TestMessagesWaitForTheirConversation(t *testing.T) {
 			}
 			sent <- got
 		}()
-		await(t, 5*time.Second, "the message to wait", func() bool { return s.waiting(t) == 1 })
+		await(t, 20*time.Second, "the message to wait", func() bool { return s.waiting(t) == 1 })
 		node.signal(syscall.SIGTERM)
 		if got := <-sent; got.status != http.StatusServiceUnavailable || got.code() != "unavailable" || got.header.Get("Retry-After") == "" {
 			t.Errorf("%d %s", got.status, got.body)

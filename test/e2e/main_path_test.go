@@ -201,7 +201,7 @@ func TestASecondProcessOnTheSameDirectoryOrPortIsRefused(t *testing.T) {
 	if taken.cmd.ProcessState.ExitCode() == 0 || !strings.Contains(taken.tail(), "address already in use") {
 		t.Fatalf("exit %d: %s", taken.cmd.ProcessState.ExitCode(), taken.tail())
 	}
-	node.awaitReady(time.Second) // and the first goes on
+	node.awaitReady(20 * time.Second) // and the first goes on
 }
 
 func TestItStopsInOrderOnEachSignal(t *testing.T) {

@@ -215,7 +215,7 @@ func TestOfficialClientsOfOpenAI(t *testing.T) {
 			if output, err := node.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, output)
 			}
-			await(t, 5*time.Second, "the model's calls for clients that left to be cut", func() bool {
+			await(t, 20*time.Second, "the model's calls for clients that left to be cut", func() bool {
 				now := f.model.Stats()
 				return now.Cut > cut && now.Active == 0
 			})

@@ -248,7 +248,7 @@ func TestTheLogIsFollowed(t *testing.T) {
 	await(t, 20*time.Second, "the event to be printed with its outcome", func() bool {
 		return strings.Contains(follower.tail(), `"outcome":"accepted"`) && strings.Contains(follower.tail(), agent.ID)
 	})
-	if code := follower.stop(syscall.SIGINT, 10*time.Second); code != 0 {
+	if code := follower.stop(syscall.SIGINT, 20*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }

@@ -94,7 +94,7 @@ func TestPostgresIsRebuiltUnderTrafficAndAfterAKill(t *testing.T) {
 		}
 		return db.QueryRow(t.Context(), `SELECT off FROM read_next.checkpoints`).Scan(&reached) == nil && reached > 300
 	})
-	first.stop(syscall.SIGKILL, 10*time.Second)
+	first.stop(syscall.SIGKILL, 20*time.Second)
 	if served := count(t, db, `SELECT 'read.messages'::regclass::oid::bigint`); served != table {
 		t.Error("a killed rebuild has switched")
 	}
@@ -161,7 +161,7 @@ func TestClickHouseIsRebuiltUnderTraffic(t *testing.T) {
 		var rows uint64
 		return analytics.QueryRow(t.Context(), `SELECT count() FROM nido_2.messages`).Scan(&rows) == nil && rows > 0
 	})
-	first.stop(syscall.SIGKILL, 10*time.Second)
+	first.stop(syscall.SIGKILL, 20*time.Second)
 	mustOperate(t, i.engines, "rebuild", "clickhouse", "--grace", "3s")
 	stopWatching()
 	sent := stopTalking()

@@ -77,8 +77,8 @@ func (s *stage) beginTurn(t *testing.T, ctx context.Context, c *client, conversa
 		}
 		answered <- got
 	}()
-	await(t, 5*time.Second, "the model to be asked", func() bool { return s.model.Stats().Requests > asked })
-	await(t, 5*time.Second, "the message to be kept", func() bool {
+	await(t, 20*time.Second, "the model to be asked", func() bool { return s.model.Stats().Requests > asked })
+	await(t, 20*time.Second, "the message to be kept", func() bool {
 		got, err := s.root.do(t.Context(), "GET", "/api/conversations/"+conversation+"/messages?agentId="+s.agent.ID, nil)
 		return err == nil && got.status == 200
 	})
@@ -131,7 +131,7 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 		if err := s.model.Await(patience, func(stats modeltest.Stats) bool { return stats.Active == 0 && stats.Cut == 1 }); err != nil {
 			t.Error(err)
 		}
-		if reply := s.end(t, "gone", 5*time.Second); reply.Status != "cancelled" || reply.Text != promise {
+		if reply := s.end(t, "gone", 20*time.Second); reply.Status != "cancelled" || reply.Text != promise {
 			t.Errorf("the end: %+v", reply)
 		}
 		if status := s.logged(t, "gone"); status != 499 {
@@ -151,7 +151,7 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 			conversation := fmt.Sprintf("stopped-%d", i)
 			// At once, and with what was said, by the node itself: cancelled with the connection, or interrupted with a word
 			// to the client.
-			reply := s.end(t, conversation, time.Second)
+			reply := s.end(t, conversation, 10*time.Second)
 			told := reply.Status == "failed" && reply.Error != nil && *reply.Error == "interrupted"
 			if !told && reply.Status != "cancelled" || reply.Text != promise {
 				t.Errorf("the end: %+v", reply)
@@ -167,7 +167,7 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 			t.Parallel()
 			node, c := s.node(t)
 			answered := s.beginTurn(t, t.Context(), c, "dead", hangs)
-			node.stop(syscall.SIGKILL, 5*time.Second)
+			node.stop(syscall.SIGKILL, 20*time.Second)
 			if got := <-answered; got.status != 0 {
 				t.Errorf("answered %d by a dead node", got.status)
 			}
@@ -303,7 +303,7 @@ func TestAProjectorThatIsKilledAgainAndAgain(t *testing.T) {
 	for range 3 {
 		before := answered.Load()
 		await(t, 20*time.Second, "chats to be answered", func() bool { return answered.Load() > before+50 })
-		projector.stop(syscall.SIGKILL, 5*time.Second)
+		projector.stop(syscall.SIGKILL, 20*time.Second)
 		projector = startNode(t, s.env, "projector")
 	}
 	stop()

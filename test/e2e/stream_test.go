@@ -298,11 +298,11 @@ func TestStreams(t *testing.T) {
 		asked := s.model.Stats().Requests
 		go s.a.do(t.Context(), "POST", "/api/v2/agent/"+s.agent.ID+"/chat", request, "Idempotency-Key", "killed")
 		s.awaitModel(t, func(stats modeltest.Stats) bool { return stats.Requests == asked+1 })
-		await(t, 5*time.Second, "the message", func() bool {
+		await(t, 20*time.Second, "the message", func() bool {
 			got, err := s.b.do(t.Context(), "GET", "/api/conversations/muerta-2?agentId="+s.agent.ID, nil)
 			return err == nil && got.status == http.StatusOK
 		})
-		s.nodes[0].stop(syscall.SIGKILL, 5*time.Second)
+		s.nodes[0].stop(syscall.SIGKILL, 20*time.Second)
 		killed := time.Now()
 		before.until("turn.failed")
 		t.Logf("told after %v", time.Since(killed).Round(time.Second))

@@ -344,12 +344,12 @@ func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 		if _, err := fmt.Fprintf(connection, "POST /api/v2/agent/%s/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", n.agent, n.key, len(body), body); err != nil {
 			t.Fatal(err)
 		}
-		await(t, 5*time.Second, "the model to be asked", func() bool { return n.model.Stats().Active == 1 })
+		await(t, 20*time.Second, "the model to be asked", func() bool { return n.model.Stats().Active == 1 })
 		left := time.Now()
 		if err := connection.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		await(t, 5*time.Second, "the model's call to be cut", func() bool { return n.model.Stats().Cut == cut+1 && n.model.Stats().Active == 0 })
+		await(t, 20*time.Second, "the model's call to be cut", func() bool { return n.model.Stats().Cut == cut+1 && n.model.Stats().Active == 0 })
 		if took := time.Since(left); took > time.Second {
 			t.Errorf("the model was called on for %v", took)
 		}
@@ -362,7 +362,7 @@ func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 			told.until("message.delta")
 			told.leave()
 		}
-		await(t, 5*time.Second, "the model's calls to be cut", func() bool { return n.model.Stats().Cut == cut+15 && n.model.Stats().Active == 0 })
+		await(t, 20*time.Second, "the model's calls to be cut", func() bool { return n.model.Stats().Cut == cut+15 && n.model.Stats().Active == 0 })
 	})
 
 	t.Run("a reader that pauses gets the rest", func(t *testing.T) {
@@ -375,7 +375,7 @@ func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 		if _, err := fmt.Fprintf(connection, "POST /api/v2/agent/%s/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", n.agent, n.key, len(body), body); err != nil {
 			t.Fatal(err)
 		}
-		await(t, 5*time.Second, "the reply to end unread", func() bool { return n.model.Stats().Active == 0 && n.model.Stats().Requests > 16 })
+		await(t, 20*time.Second, "the reply to end unread", func() bool { return n.model.Stats().Active == 0 && n.model.Stats().Requests > 16 })
 		response, err := http.ReadResponse(bufio.NewReader(connection), nil)
 		if err != nil {
 			t.Fatal(err)
