@@ -5,6 +5,7 @@ package projections
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -55,35 +56,54 @@ type Said struct {
 }
 
 // Chat answers what a chat turn begins with.
-type Chat struct{ pool *pgxpool.Pool }
+type Chat struct {
+	questions *together[Admission, Admitted]
+}
 
 // NewChat asks through a pool on the primary: a key that was revoked before the question is seen as revoked.
-func NewChat(pool *pgxpool.Pool) Chat { return Chat{pool} }
+func NewChat(pool *pgxpool.Pool) Chat {
+	return Chat{&together[Admission, Admitted]{ask: func(ctx context.Context, admissions []Admission) ([]answered[Admitted], error) {
+		found, err := admit(ctx, pool, admissions)
+		if err != nil {
+			return nil, fmt.Errorf("read what turns begin with: %w", err)
+		}
+		return found, nil
+	}}}
+}
 
 // Admit reads key, account, agent, conversation, history and data key in one statement, and so in one snapshot that was
-// taken after the request arrived. It judges nothing: revoked and expired keys, suspended accounts and paused agents are
-// found, and so are agents that the key is not bound to.
+// taken after the request arrived; others that ask at the same time may be answered by the same statement. It judges
+// nothing: revoked and expired keys, suspended accounts and paused agents are found, and so are agents that the key is not
+// bound to.
 func (c Chat) Admit(ctx context.Context, admission Admission) (Admitted, error) {
+	return c.questions.Ask(ctx, admission)
+}
+
+func admit(ctx context.Context, pool *pgxpool.Pool, admissions []Admission) ([]answered[Admitted], error) {
 	// Each LATERAL is one look-up by a key that the row before it gave; LIMIT 1 keeps the planner from joining whole
-	// tables instead. The data key's id is compared in the collation of the keyring's index.
+	// tables instead. The data key's id is compared in the collation of the keyring's index. How many subscripts an array has
+	// the planner does not look at, unlike how long an unnested one is: it would plan anew for every short list.
 	const query = `
-		SELECT k.public_id, k.name AS key_name, k.hash, k.earlier, k.graces, k.scopes, k.agent_ids, k.ip_allow, k.expires_at, k.revoked_at,
+		SELECT q.n, k.public_id, k.name AS key_name, k.hash, k.earlier, k.graces, k.scopes, k.agent_ids, k.ip_allow, k.expires_at, k.revoked_at,
 			a.account, a.plan, a.per_minute, a.per_day, a.suspended,
 			g.agent, g.slug, g.status, g.version AS settings_version, g.settings, g.created_at, g.changed_at,
 			s.version, s.state, x.committed,
 			v.key AS data_key, d.owner, d.wrapped, d.id IS NULL AS missing,
 			h.roles, h.keys, h.texts
-		FROM (VALUES (1)) AS one
-		LEFT JOIN LATERAL (SELECT * FROM keys WHERE public_id = $1 LIMIT 1) k ON true
+		FROM (
+			SELECT n, ($1::text[])[n] AS public_id, ($2::text[])[n] AS agent, ($3::text[])[n] AS slug, ($4::text[])[n] AS mac, ($5::text[])[n] AS command
+			FROM generate_subscripts($1::text[], 1) AS n
+		) AS q
+		LEFT JOIN LATERAL (SELECT * FROM keys WHERE public_id = q.public_id LIMIT 1) k ON true
 		LEFT JOIN LATERAL (SELECT * FROM accounts WHERE account = k.account LIMIT 1) a ON true
 		LEFT JOIN LATERAL (
 			SELECT * FROM agents
-			WHERE agent = CASE WHEN $2 <> '' THEN $2 ELSE (SELECT agent FROM hosts WHERE slug = $3 AND bound) END
+			WHERE agent = CASE WHEN q.agent <> '' THEN q.agent ELSE (SELECT agent FROM hosts WHERE slug = q.slug AND bound) END
 				AND account = k.account AND status <> 'deleted'
 			LIMIT 1
 		) g ON true
-		LEFT JOIN LATERAL (SELECT * FROM streams WHERE stream = 'conversation-' || g.agent || '.' || $4 LIMIT 1) s ON true
-		LEFT JOIN LATERAL (SELECT min(version) AS committed FROM commits WHERE command = $5 AND stream = s.stream) x ON true
+		LEFT JOIN LATERAL (SELECT * FROM streams WHERE stream = 'conversation-' || g.agent || '.' || q.mac LIMIT 1) s ON true
+		LEFT JOIN LATERAL (SELECT min(version) AS committed FROM commits WHERE command = q.command AND stream = s.stream) x ON true
 		LEFT JOIN LATERAL (SELECT key FROM conversations WHERE stream = s.stream LIMIT 1) v ON true
 		LEFT JOIN LATERAL (SELECT * FROM data_keys WHERE id = v.key COLLATE "default" LIMIT 1) d ON true
 		LEFT JOIN LATERAL (
@@ -95,24 +115,37 @@ func (c Chat) Admit(ctx context.Context, admission Admission) (Admitted, error) 
 				LIMIT g.history_limit
 			) m
 		) h ON true`
-	rows, err := c.pool.Query(ctx, query, clean(admission.PublicID), clean(admission.AgentID), clean(admission.Slug),
-		clean(admission.Mac), clean(admission.Command))
-	if err != nil {
-		return Admitted{}, fmt.Errorf("read what the turn begins with: %w", err)
+	var keys, agents, slugs, macs, commands []string
+	for _, one := range admissions {
+		keys, agents, slugs = append(keys, clean(one.PublicID)), append(agents, clean(one.AgentID)), append(slugs, clean(one.Slug))
+		macs, commands = append(macs, clean(one.Mac)), append(commands, clean(one.Command))
 	}
-	row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[admissionRow])
+	rows, err := pool.Query(ctx, query, keys, agents, slugs, macs, commands)
 	if err != nil {
-		return Admitted{}, fmt.Errorf("read what the turn begins with: %w", err)
+		return nil, err
 	}
-	found, err := row.admitted(admission)
-	if err != nil {
-		return Admitted{}, fmt.Errorf("read what the turn begins with: %w", err)
+	read, err := pgx.CollectRows(rows, pgx.RowToStructByName[admissionRow])
+	switch {
+	case err != nil:
+		return nil, err
+	case len(read) != len(admissions):
+		return nil, fmt.Errorf("%d questions got %d answers", len(admissions), len(read))
+	}
+	found := make([]answered[Admitted], len(admissions))
+	for _, row := range read {
+		admitted, err := row.admitted(admissions[row.N-1])
+		if err != nil {
+			err = fmt.Errorf("read what a turn begins with: %w", err)
+		}
+		found[row.N-1] = answered[Admitted]{answer: admitted, err: err}
 	}
 	return found, nil
 }
 
 // admissionRow is the answer; what was not found is NULL.
 type admissionRow struct {
+	N int `db:"n"` // the question's, from 1
+
 	PublicID  *string        `db:"public_id"`
 	KeyName   *string        `db:"key_name"`
 	Hash      []byte         `db:"hash"`
@@ -130,13 +163,13 @@ type admissionRow struct {
 	PerDay    *int64        `db:"per_day"`
 	Suspended *bool         `db:"suspended"`
 
-	Agent           *string         `db:"agent"`
-	Slug            *string         `db:"slug"`
-	Status          *agent.Status   `db:"status"`
-	SettingsVersion *int            `db:"settings_version"`
-	Settings        *agent.Settings `db:"settings"`
-	CreatedAt       *time.Time      `db:"created_at"`
-	ChangedAt       *time.Time      `db:"changed_at"`
+	Agent           *string       `db:"agent"`
+	Slug            *string       `db:"slug"`
+	Status          *agent.Status `db:"status"`
+	SettingsVersion *int          `db:"settings_version"`
+	Settings        []byte        `db:"settings"` // JSON; what cannot be read of one is no fault of its neighbours
+	CreatedAt       *time.Time    `db:"created_at"`
+	ChangedAt       *time.Time    `db:"changed_at"`
 
 	Version   *int64 `db:"version"`
 	State     []byte `db:"state"`
@@ -166,8 +199,11 @@ func (r admissionRow) admitted(admission Admission) (Admitted, error) {
 		return found, nil
 	}
 	found.Agent = &Agent{
-		ID: *r.Agent, Account: *r.Account, Slug: *r.Slug, Status: *r.Status, Version: *r.SettingsVersion, Settings: *r.Settings,
+		ID: *r.Agent, Account: *r.Account, Slug: *r.Slug, Status: *r.Status, Version: *r.SettingsVersion,
 		CreatedAt: *r.CreatedAt, ChangedAt: *r.ChangedAt,
+	}
+	if err := json.Unmarshal(r.Settings, &found.Agent.Settings); err != nil {
+		return Admitted{}, fmt.Errorf("read the agent's settings: %w", err)
 	}
 	found.Stream = ConversationStream(*r.Agent, admission.Mac)
 	if r.Version != nil {
