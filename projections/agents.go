@@ -31,10 +31,10 @@ func (f *agentsFold) fold(commit accepted) {
 	for _, event := range commit.events {
 		switch e := event.(type) {
 		case agent.Created:
-			f.add(create, id, clean(e.Account), clean(e.Slug), clean(state.Status), state.Version, state.Settings, state.Settings.History(), commit.Time)
+			f.add(create, id, indexed(e.Account), clean(e.Slug), clean(state.Status), small(state.Version), state.Settings, small(state.Settings.History()), commit.Time)
 			f.addVersion(commit, id, state, 0)
 		case agent.Configured:
-			f.add(configure, id, state.Version, state.Settings, state.Settings.History(), commit.Time)
+			f.add(configure, id, small(state.Version), state.Settings, small(state.Settings.History()), commit.Time)
 			f.addVersion(commit, id, state, e.Restores)
 		case agent.Paused, agent.Resumed, agent.Deleted:
 			f.add(changeStatus, id, clean(state.Status), commit.Time)
@@ -47,7 +47,7 @@ func (f *agentsFold) addVersion(commit accepted, id string, state agent.State, r
 		INSERT INTO agent_versions (agent, version, settings, restores, actor, actor_id, at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (agent, version) DO UPDATE SET settings = excluded.settings, restores = excluded.restores`
-	f.add(insert, id, state.Version, state.Settings, restores, clean(commit.Actor.Kind), clean(commit.Actor.ID), commit.Time)
+	f.add(insert, id, small(state.Version), state.Settings, small(restores), clean(commit.Actor.Kind), clean(commit.Actor.ID), commit.Time)
 }
 
 // Agent is an agent as it stands.

@@ -5,6 +5,7 @@ package projections_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,9 @@ import (
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/agent"
+	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/conversation"
+	"github.com/nidohq/nido/domain/host"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -222,6 +226,32 @@ func TestTextsThatPostgresCannotKeepDoNotStopTheFold(t *testing.T) {
 	}
 }
 
+func TestIdsAndNumbersBeyondAllBoundsDoNotStopTheFold(t *testing.T) {
+	db := newDatabase(t)
+	var id string
+	for len(id) < 10_000 { // nothing that could be compressed
+		id += rand.Text()
+	}
+	settings := agent.Settings{Name: "n", Model: "m", HistoryLimit: new(1 << 40)}
+	var story log
+	story.add(commit(agent.Aggregate, "agt_1", 0, "c1", noon, agent.Created{Account: id, Slug: "s", Settings: settings},
+		agent.Configured{Version: 1 << 40, Restores: 1 << 40}))
+	story.add(commit(host.Aggregate, "s", 0, "c2", noon, host.Claimed{Account: id, Agent: id}))
+	story.add(commit(apikey.Aggregate, "k", 0, "c3", noon, apikey.Issued{Account: id}))
+	begun := commit(conversation.Aggregate, "agt_1.m1", 0, "c4", noon, conversation.Started{Account: id, Agent: id, IDMAC: id},
+		conversation.MessageReceived{Turn: id, Message: id, Boot: id, Received: noon, Deadline: noon})
+	story.add(begun)
+	ended := commit(conversation.Aggregate, "agt_1.m1", 1, "c5", noon,
+		conversation.ReplyCompleted{Turn: id, Message: id, At: noon}, conversation.Erased{Erasure: id, Turn: id, At: noon})
+	ended.Account = id
+	story.add(ended)
+	db.apply(t, story.records[:4]...)
+	db.apply(t, story.records[4])
+	if found := query[string](t, db.pool, `SELECT erasure FROM erasures`); len(found) != 1 || !strings.HasPrefix(id, found[0]) || len(found[0]) < 100 {
+		t.Errorf("%d erasures, %.40q", len(found), found)
+	}
+}
+
 func TestCommitsAreKeptFor48HoursOfTheLog(t *testing.T) {
 	db := newDatabase(t)
 	streams := projections.NewStreams(db.pool)
@@ -298,7 +328,13 @@ func TestTablesOfAnotherBinaryAreReplacedAndFencedOff(t *testing.T) {
 		t.Fatalf("preparing what is prepared: %v", err)
 	}
 
+	if err := db.projector.Ours(t.Context()); err != nil {
+		t.Errorf("its own tables: %v", err)
+	}
 	execute(t, db.pool, `UPDATE generation SET fingerprint = fingerprint + 1`) // another binary prepared
+	if err := db.projector.Ours(t.Context()); !errors.Is(err, projections.ErrOtherTables) {
+		t.Errorf("another binary's tables: %v", err)
+	}
 	if err := db.projector.Apply(t.Context(), 0, 0, story.records[1:]); !isFenced(err) {
 		t.Errorf("folding into another binary's tables: %v, want ErrFenced", err)
 	}

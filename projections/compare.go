@@ -48,7 +48,9 @@ func Compare(ctx context.Context, pool *pgxpool.Pool, served, fresh string) (*Co
 
 // Close ends the snapshot.
 func (c *Comparison) Close(ctx context.Context) error {
-	return c.tx.Rollback(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackPatience)
+	defer cancel()
+	return c.tx.Rollback(ctx)
 }
 
 // comparedTable is a table and how its rows are told apart.

@@ -104,9 +104,9 @@ type newConversations struct {
 
 func (n *newConversations) add(id domain.StreamID, row *conversationChange) {
 	n.streams = append(n.streams, string(id))
-	n.accounts = append(n.accounts, clean(row.started.Account))
-	n.agents = append(n.agents, clean(row.started.Agent))
-	n.macs = append(n.macs, clean(row.started.IDMAC))
+	n.accounts = append(n.accounts, indexed(row.started.Account))
+	n.agents = append(n.agents, indexed(row.started.Agent))
+	n.macs = append(n.macs, indexed(row.started.IDMAC))
 	n.idKeys = append(n.idKeys, clean(row.started.ID.Key))
 	n.ids = append(n.ids, bytesOrEmpty(row.started.ID.Data))
 	n.keys = append(n.keys, clean(row.started.Key))

@@ -5,6 +5,7 @@ package projections
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -47,39 +48,54 @@ func NewConversations(pool *pgxpool.Pool) Conversations { return Conversations{p
 // stream, which never change: by the last message a conversation would move under its reader, be seen twice or never,
 // and every message would have to change an index.
 func (c Conversations) List(ctx context.Context, account string, filter ConversationFilter, page Page) ([]Conversation, *Cursor, error) {
-	// Three ways in, each through the index that has its order; what the index does not know is filtered on the way.
+	// Four ways in, each through the index that has its order; what the index does not know is filtered on the way. Of the
+	// agents that a key is bound to, each is asked by itself: they may have few of very many.
 	const byAccount = `
 		SELECT stream, account, agent, id_mac, id_key, id_data, key, status, message_count, created_at, last_message_at,
 			metadata_key, metadata_data
 		FROM conversations
 		WHERE account = $1 AND created_at >= $2 AND created_at < $3 AND (created_at, stream) < ($4, $5)
-			AND ($6::text[] IS NULL OR agent = ANY($6))
 		ORDER BY created_at DESC, stream DESC
-		LIMIT $7`
+		LIMIT $6`
 	const byStatus = `
 		SELECT stream, account, agent, id_mac, id_key, id_data, key, status, message_count, created_at, last_message_at,
 			metadata_key, metadata_data
 		FROM conversations
-		WHERE account = $1 AND created_at >= $2 AND created_at < $3 AND (created_at, stream) < ($4, $5)
-			AND ($6::text[] IS NULL OR agent = ANY($6)) AND status = $8
+		WHERE account = $1 AND created_at >= $2 AND created_at < $3 AND (created_at, stream) < ($4, $5) AND status = $7
 		ORDER BY created_at DESC, stream DESC
-		LIMIT $7`
+		LIMIT $6`
 	const byAgent = `
 		SELECT stream, account, agent, id_mac, id_key, id_data, key, status, message_count, created_at, last_message_at,
 			metadata_key, metadata_data
 		FROM conversations
-		WHERE agent = $9 AND account = $1 AND created_at >= $2 AND created_at < $3 AND (created_at, stream) < ($4, $5)
-			AND ($6::text[] IS NULL OR agent = ANY($6)) AND ($8 = '' OR status = $8)
+		WHERE agent = $8 AND account = $1 AND created_at >= $2 AND created_at < $3 AND (created_at, stream) < ($4, $5)
+			AND ($7 = '' OR status = $7)
 		ORDER BY created_at DESC, stream DESC
-		LIMIT $7`
-	at, stream := page.before()
-	args := []any{
-		clean(account), instant(filter.From, startOfTime), instant(filter.To, endOfTime), at, stream, allOr(filter.Only), page.limit(),
+		LIMIT $6`
+	const byAgents = `
+		SELECT c.stream, c.account, c.agent, c.id_mac, c.id_key, c.id_data, c.key, c.status, c.message_count, c.created_at,
+			c.last_message_at, c.metadata_key, c.metadata_data
+		FROM (SELECT DISTINCT unnest($8::text[]) AS agent) bound
+		CROSS JOIN LATERAL (
+			SELECT * FROM conversations
+			WHERE agent = bound.agent AND account = $1 AND created_at >= $2 AND created_at < $3 AND (created_at, stream) < ($4, $5)
+				AND ($7 = '' OR status = $7)
+			ORDER BY created_at DESC, stream DESC
+			LIMIT $6
+		) c
+		ORDER BY c.created_at DESC, c.stream DESC
+		LIMIT $6`
+	if filter.Agent != "" && filter.Only != nil && !slices.Contains(filter.Only, filter.Agent) {
+		return nil, nil, nil
 	}
+	at, stream := page.before()
+	args := []any{clean(account), instant(filter.From, startOfTime), instant(filter.To, endOfTime), at, stream, page.limit()}
 	query := byAccount
 	switch {
 	case filter.Agent != "":
 		query, args = byAgent, append(args, clean(filter.Status), clean(filter.Agent))
+	case filter.Only != nil:
+		query, args = byAgents, append(args, clean(filter.Status), cleanAll(filter.Only))
 	case filter.Status != "":
 		query, args = byStatus, append(args, clean(filter.Status))
 	}

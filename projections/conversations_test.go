@@ -156,6 +156,9 @@ func TestConversationsAreListedByWhatWasAskedFor(t *testing.T) {
 		"of a bound key":              {projections.ConversationFilter{Only: []string{"agt_2", "agt_3"}}, []string{"m3", "m1"}},
 		"of a bound key, other agent": {projections.ConversationFilter{Only: []string{"agt_2"}, Agent: "agt_1"}, nil},
 		"of a bound key, resolved":    {projections.ConversationFilter{Only: []string{"agt_1"}, Status: conversation.Settled}, []string{"m4", "m2", "m0"}},
+		"of a key bound to one twice": {projections.ConversationFilter{Only: []string{"agt_2", "agt_2"}}, []string{"m3", "m1"}},
+		"of a bound key, from":        {projections.ConversationFilter{Only: []string{"agt_1", "agt_2"}, From: at(2)}, []string{"m4", "m3", "m2"}},
+		"of a key bound to a foreign": {projections.ConversationFilter{Only: []string{"agt_3"}}, nil},
 		"of another account's agent":  {projections.ConversationFilter{Agent: "agt_3"}, nil},
 	} {
 		var got []string

@@ -42,11 +42,11 @@ func (f *erasuresFold) fold(commit accepted) {
 
 func (f *erasuresFold) add(commit accepted, id, turn string, at time.Time, withAccount bool) {
 	f.streams = append(f.streams, string(commit.Stream))
-	f.ids = append(f.ids, clean(id))
-	f.accounts = append(f.accounts, clean(commit.Account))
+	f.ids = append(f.ids, indexed(id))
+	f.accounts = append(f.accounts, indexed(commit.Account))
 	_, mac, _ := strings.Cut(commit.Stream.Name(), ".") // an account's id has no dot
 	f.macs = append(f.macs, mac)
-	f.turns = append(f.turns, clean(turn))
+	f.turns = append(f.turns, indexed(turn))
 	f.withAccount = append(f.withAccount, withAccount)
 	f.parts = append(f.parts, commit.Partition)
 	f.offsets = append(f.offsets, commit.Offset)

@@ -19,8 +19,13 @@ type Frozen struct {
 	Checkpoints map[int32]int64
 }
 
-// freezePatience is how long the transactions under way may take until the fold stands still.
-const freezePatience = 5 * time.Second
+const (
+	// freezePatience is how long the transactions under way may take until the fold stands still.
+	freezePatience = 5 * time.Second
+	// freezeLimit ends the transaction of one who holds the fold still and has vanished: every command waits for it. An
+	// operator's pool would let it be for as long as its longest work takes.
+	freezeLimit = 15 * time.Second
+)
 
 // Freeze holds the fold still until Release.
 func (p *Postgres) Freeze(ctx context.Context) (*Frozen, error) {
@@ -37,15 +42,17 @@ func (p *Postgres) Freeze(ctx context.Context) (*Frozen, error) {
 
 func (f *Frozen) freeze(ctx context.Context, schema string) error {
 	// The same lock as Prepare's: no node that starts may find the schema in between two names.
-	const alone = `SELECT set_config('lock_timeout', $3, true), pg_advisory_xact_lock($1, hashtext($2))`
-	if _, err := f.tx.Exec(ctx, alone, int32(prepareLock), schema, fmt.Sprint(freezePatience.Milliseconds())); err != nil {
+	const alone = `
+		SELECT set_config('lock_timeout', $3, true), set_config('idle_in_transaction_session_timeout', $4, true),
+			pg_advisory_xact_lock($1, hashtext($2))`
+	_, err := f.tx.Exec(ctx, alone, int32(prepareLock), schema, fmt.Sprint(freezePatience.Milliseconds()), fmt.Sprint(freezeLimit.Milliseconds()))
+	if err != nil {
 		return err
 	}
 	// Not a lock on rows: a partition's first batch makes its row.
 	if _, err := f.tx.Exec(ctx, `LOCK TABLE checkpoints IN EXCLUSIVE MODE`); err != nil {
 		return err
 	}
-	var err error
 	f.Checkpoints, err = checkpoints(ctx, f.tx)
 	return err
 }

@@ -25,7 +25,7 @@ func (f *hostsFold) fold(commit accepted) {
 	for _, event := range commit.events {
 		switch e := event.(type) {
 		case host.Claimed:
-			f.add(claim, slug, clean(e.Account), clean(e.Agent), commit.Time)
+			f.add(claim, slug, indexed(e.Account), clean(e.Agent), commit.Time)
 		case host.Bound:
 			f.add(bind, slug)
 		case host.Released:

@@ -1,8 +1,7 @@
 package projections
 
-// This file is the read model of API keys. Events: key.*. Table: keys, and beside it key_uses, which no event fills:
-// when a key was last used is telemetry. Questions: may this key come in, list an
-// account's, get one.
+// This file is the read model of API keys. Events: key.*. Table: keys, and beside it key_uses, which no event fills: when a
+// key was last used is telemetry. Questions: may this key come in, list an account's, get one.
 
 import (
 	"context"
@@ -38,7 +37,7 @@ func (f *keysFold) fold(commit accepted) {
 	for _, event := range commit.events {
 		switch e := event.(type) {
 		case apikey.Issued:
-			f.add(issue, id, clean(e.Account), clean(e.Name), clean(e.Environment), bytesOrEmpty(e.Hash), clean(e.Hint), cleanAll(e.Scopes),
+			f.add(issue, id, indexed(e.Account), clean(e.Name), clean(e.Environment), bytesOrEmpty(e.Hash), clean(e.Hint), cleanAll(e.Scopes),
 				cleanAll(e.AgentIDs), cleanAll(e.IPAllow), entries(e.Metadata), clean(e.IssuedBy), commit.Time, timeOrNull(e.ExpiresAt))
 		case apikey.Rotated:
 			f.add(rotate, id, bytesOrEmpty(e.Hash), clean(e.Hint), e.GraceUntil, commit.Time, apikey.MaxEarlierSecrets)

@@ -78,7 +78,7 @@ func (f *messagesFold) add(stream domain.StreamID, m Message) {
 	f.versions = append(f.versions, int64(m.Version))
 	f.indexes = append(f.indexes, int32(m.Index))
 	f.ids = append(f.ids, clean(m.ID))
-	f.turns = append(f.turns, clean(m.Turn))
+	f.turns = append(f.turns, indexed(m.Turn))
 	f.roles = append(f.roles, m.Role)
 	f.outcomes = append(f.outcomes, string(m.Outcome))
 	f.codes = append(f.codes, clean(m.Code))

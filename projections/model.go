@@ -3,6 +3,7 @@ package projections
 // This file stands at the fold: what a read model in Postgres is to the projector, and the list of them all.
 
 import (
+	"math"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -67,6 +68,19 @@ func (s *statements) write(batch *pgx.Batch) {
 func clean[T ~string](text T) string {
 	return strings.ReplaceAll(string(text), "\x00", "\uFFFD")
 }
+
+// indexed makes a text storable where an index has it, too: an index takes no row beyond a third of a page. Ids of ours are
+// far shorter.
+func indexed[T ~string](text T) string {
+	cleaned := clean(text)
+	if len(cleaned) <= maxIDBytes {
+		return cleaned
+	}
+	return strings.ToValidUTF8(cleaned[:maxIDBytes], "")
+}
+
+// small makes a number storable in four bytes.
+func small(number int) int32 { return int32(min(max(number, math.MinInt32), math.MaxInt32)) }
 
 // cleanAll makes a list of texts storable; none is an empty list, not NULL.
 func cleanAll[T ~string](texts []T) []string {

@@ -132,6 +132,22 @@ func (p *Postgres) foundFingerprint(ctx context.Context, tx pgx.Tx) (found int64
 	return found, true, nil
 }
 
+// ErrOtherTables says that the tables are not those that this binary folds into.
+var ErrOtherTables = errors.New("the read models are those of another version of nido")
+
+// Ours refuses tables that another binary has made: there is nothing to compare in them.
+func (p *Postgres) Ours(ctx context.Context) error {
+	var found int64
+	err := p.pool.QueryRow(ctx, `SELECT fingerprint FROM generation`).Scan(&found)
+	if err != nil {
+		return fmt.Errorf("read whose tables are in schema %s: %w", p.schema, err)
+	}
+	if found != p.fingerprint {
+		return ErrOtherTables
+	}
+	return nil
+}
+
 func (p *Postgres) createTables(ctx context.Context, tx pgx.Tx) error {
 	err := eachTableFile(func(name string, sql []byte) error {
 		if _, err := tx.Exec(ctx, string(sql), pgx.QueryExecModeSimpleProtocol); err != nil {

@@ -54,7 +54,7 @@ func (p *Progress) listen(ctx context.Context, heard chan<- announcement, connec
 		defer cancel()
 		err = errors.Join(err, conn.Close(closing))
 	}()
-	if _, err := conn.Exec(ctx, `LISTEN `+progressChannel); err != nil {
+	if err := begin(ctx, conn); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	select {
@@ -79,6 +79,14 @@ func (p *Progress) listen(ctx context.Context, heard chan<- announcement, connec
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// begin asks for the announcements. A server that has taken the connection and says no more is left.
+func begin(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, lookPatience)
+	defer cancel()
+	_, err := conn.Exec(ctx, `LISTEN `+progressChannel)
+	return err
 }
 
 // next waits for one notification; silence for too long makes it ask whether the server is still there.

@@ -154,11 +154,11 @@ func TestALostNotificationIsMadeUpFor(t *testing.T) {
 	}
 	execute(t, db.pool, `UPDATE checkpoints SET off = 9`)
 	wantOutcome(t, progress, 9)
-	for { // until it listens again
+	for limit := soon(t); ; { // until it listens again
 		if again := query[int32](t, db.pool, `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`); len(again) == 1 {
 			break
 		}
-		if soon(t).Err() != nil {
+		if limit.Err() != nil {
 			t.Fatal("it never listened again")
 		}
 	}

@@ -73,7 +73,7 @@ func (f *turnsFold) write(batch *pgx.Batch) {
 			continue
 		}
 		opened = append(opened, string(id))
-		turns = append(turns, clean(row.open.ID))
+		turns = append(turns, indexed(row.open.ID))
 		boots = append(boots, clean(row.open.Boot))
 		received = append(received, row.open.Received)
 		deadlines = append(deadlines, row.open.Deadline)

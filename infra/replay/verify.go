@@ -59,6 +59,9 @@ func (v Verify) Run(ctx context.Context) (found []projections.Difference, err er
 	}
 	defer alone()
 	served, scratch := projections.NewPostgres(v.Pool, v.Served, v.Logger), projections.NewPostgres(v.Scratch, VerifySchema, v.Logger)
+	if err := served.Ours(ctx); err != nil {
+		return nil, err
+	}
 	if err := scratch.Drop(ctx); err != nil {
 		return nil, err
 	}

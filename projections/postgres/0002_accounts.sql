@@ -12,3 +12,5 @@ CREATE TABLE accounts (
     opened_at  timestamptz NOT NULL,
     changed_at timestamptz NOT NULL
 );
+CREATE INDEX accounts_in_order ON accounts (opened_at, account);
+CREATE INDEX accounts_erased ON accounts (account) WHERE erased_at IS NOT NULL;

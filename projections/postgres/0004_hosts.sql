@@ -6,4 +6,5 @@ CREATE TABLE hosts (
     bound      boolean NOT NULL,        -- only a bound host routes
     claimed_at timestamptz NOT NULL
 );
+CREATE INDEX hosts_of_account ON hosts (account);
 CREATE INDEX hosts_unbound ON hosts (claimed_at) WHERE NOT bound;

@@ -11,7 +11,8 @@ CREATE TABLE erasures (
     off          bigint NOT NULL,
     at           timestamptz NOT NULL
 );
-CREATE INDEX erasures_by_id ON erasures (erasure);
+-- The conversations that go with an account share its erasure; the account itself comes first.
+CREATE INDEX erasures_by_id ON erasures (erasure, with_account);
 CREATE INDEX erasures_of_account ON erasures (account, id_mac);
 CREATE INDEX erasures_by_turn ON erasures (turn) WHERE turn <> '';
 CREATE INDEX erasures_in_order ON erasures (part, off) WHERE NOT with_account;

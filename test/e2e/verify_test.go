@@ -147,6 +147,12 @@ func TestVerifyFindsOneDamagedRowInEachReadModel(t *testing.T) {
 			t.Errorf("nothing was found in %s:\n%s", found, printed)
 		}
 	}
+	if _, err := db.Exec(t.Context(), `UPDATE read.generation SET fingerprint = fingerprint + 1`); err != nil {
+		t.Fatal(err)
+	}
+	if _, said, code := operate(t, i.engines, "verify"); code != 1 || !strings.Contains(said, "another version of nido") {
+		t.Errorf("tables of another version: exit code %d: %s", code, said)
+	}
 	var left int
 	if err := db.QueryRow(t.Context(), `SELECT count(*) FROM pg_namespace WHERE nspname = 'read_verify'`).Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d scratch schemas are left, %v", left, err)
