@@ -78,6 +78,37 @@ func (s *Erasures) Open(ctx context.Context) ([]commands.Erasure, error) {
 	return open, nil
 }
 
+// Backlog is what is to be forgotten and has not been.
+type Backlog struct {
+	Open   int64
+	Oldest time.Duration // since it was asked for; 0 where nothing is open
+}
+
+// maxBacklog bounds, for each partition, what is counted that nobody has taken up.
+const maxBacklog = 10_000
+
+// Backlog counts what is not done, what nobody has taken up included: without a sweeper nobody does.
+func (s *Erasures) Backlog(ctx context.Context) (Backlog, error) {
+	const query = `
+		SELECT count(*), coalesce(greatest(extract(epoch FROM clock_timestamp() - min(e.at)), 0), 0)::float8
+		FROM (
+			SELECT requested_at AS at FROM nido.erasures WHERE done_at IS NULL
+			UNION ALL
+			SELECT r.at FROM checkpoints c LEFT JOIN nido.erasure_marks m ON m.part = c.part
+			CROSS JOIN LATERAL (
+				SELECT at FROM erasures
+				WHERE part = c.part AND off > coalesce(m.off, -1) AND NOT with_account
+				ORDER BY off LIMIT $1
+			) r
+		) e`
+	var open int64
+	var oldest float64
+	if err := s.pool.QueryRow(ctx, query, maxBacklog).Scan(&open, &oldest); err != nil {
+		return Backlog{}, fmt.Errorf("count open erasures: %w", err)
+	}
+	return Backlog{Open: open, Oldest: time.Duration(oldest * float64(time.Second))}, nil
+}
+
 // Claim takes erasures that are not done for a time, those of accounts or those of conversations, the oldest first.
 // Nobody else gets them meanwhile.
 func (s *Erasures) Claim(ctx context.Context, accounts bool, limit int, lease time.Duration) ([]commands.Erasure, error) {

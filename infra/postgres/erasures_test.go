@@ -51,8 +51,18 @@ func TestErasures(t *testing.T) {
 	asked("era_2", "conversation-agt_1.b", 1, 2, false)
 	asked("era_3", "account-acc_1", 1, 4, false)
 	asked("era_3", "conversation-agt_1.c", 0, 7, true)
+	backlog := func(want int64) {
+		t.Helper()
+		found, err := ledger.Backlog(t.Context())
+		if err != nil || found.Open != want || (want > 0) != (found.Oldest >= time.Hour) || found.Oldest > 2*time.Hour {
+			t.Errorf("the backlog is %+v, %v; want %d, an hour old", found, err, want)
+		}
+	}
+	run(t, pool, `UPDATE read.erasures SET at = at - interval '1 hour'`)
+	backlog(3) // of which nobody has taken up any
 	takeUp(3)
 	takeUp(0)
+	backlog(3)
 
 	t.Run("what is claimed is nobody else's, and what goes with its account is no work of its own", func(t *testing.T) {
 		if ids := claim(false); !slices.Equal(ids, []string{"era_1", "era_2"}) {
@@ -114,6 +124,16 @@ func TestErasures(t *testing.T) {
 		if ids := claim(false); !slices.Equal(ids, []string{"era_1", "era_2"}) {
 			t.Errorf("claimed %v", ids)
 		}
+	})
+	t.Run("what is done is in nobody's way", func(t *testing.T) {
+		if err := ledger.Done(t.Context(), "era_1", "era_2"); err != nil {
+			t.Fatal(err)
+		}
+		backlog(1)
+		if err := ledger.Done(t.Context(), "era_3"); err != nil {
+			t.Fatal(err)
+		}
+		backlog(0)
 	})
 }
 

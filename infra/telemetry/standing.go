@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nidohq/nido/infra/postgres"
 )
 
 // Standing is how things stand.
@@ -47,6 +49,22 @@ func (m *Metrics) Standing(look func(context.Context) Standing) {
 			to <- gauge(records, float64(lag.Records), lag.Projector, number(lag.Partition))
 			to <- gauge(seconds, lag.Age.Seconds(), lag.Projector, number(lag.Partition))
 		}
+	}})
+}
+
+// Erasures tells how much is to be forgotten that has not been. Every node says the same; one that cannot ask says nothing.
+func (m *Metrics) Erasures(ask func(context.Context) (postgres.Backlog, error)) {
+	open := desc("erasures_open", "Erasures that were asked for and are not done, wherever they are carried out.")
+	oldest := desc("erasures_oldest_seconds", "How long ago the oldest of them was asked for; 0 where there is none.")
+	m.registry.MustRegister(asking{[]*prometheus.Desc{open, oldest}, func(to chan<- prometheus.Metric) {
+		ctx, cancel := context.WithTimeout(context.Background(), lookTimeout) // a collector is given no context
+		defer cancel()
+		backlog, err := ask(ctx)
+		if err != nil {
+			return // engine_up says why
+		}
+		to <- gauge(open, float64(backlog.Open))
+		to <- gauge(oldest, backlog.Oldest.Seconds())
 	}})
 }
 

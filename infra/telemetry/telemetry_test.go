@@ -16,6 +16,7 @@ import (
 	"github.com/nidohq/nido/infra/admission"
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/model"
+	"github.com/nidohq/nido/infra/postgres"
 )
 
 // Whoever is watched says what they want to be told; this is who listens to all of them.
@@ -65,6 +66,9 @@ func TestMetricsCountWhatTheyAreTold(t *testing.T) {
 	m.Standing(func(context.Context) Standing {
 		return Standing{Ready: true, Engines: map[string]bool{"kafka": true, "clickhouse": false}, Lags: []Lag{{"clickhouse", 3, 7, 90 * time.Second}}}
 	})
+	m.Erasures(func(context.Context) (postgres.Backlog, error) {
+		return postgres.Backlog{Open: 2, Oldest: 90 * time.Second}, nil
+	})
 	status, page := ask(t, m, "/metrics")
 	if status != http.StatusOK {
 		t.Fatalf("%d %s", status, page)
@@ -104,6 +108,8 @@ func TestMetricsCountWhatTheyAreTold(t *testing.T) {
 		`nido_projector_failures_total{projector="clickhouse"} 1`,
 		`nido_build_info{roles="api",version="v1.2.3"} 1`,
 		`nido_engine_up{engine="clickhouse"} 0`,
+		`nido_erasures_open 2`,
+		`nido_erasures_oldest_seconds 90`,
 		`nido_ready 1`,
 		`nido_projector_lag_records{partition="3",projector="clickhouse"} 7`,
 		`nido_projector_lag_seconds{partition="3",projector="clickhouse"} 90`,
