@@ -30,8 +30,17 @@ type bootstrapCommand struct {
 	engineSettings
 }
 
-// Run implements kong's command. It folds the log itself: no node may be running yet.
-func (c bootstrapCommand) Run(ctx context.Context, log *slog.Logger) error {
+// Run implements kong's command. It folds the log itself, so that no node needs to run yet.
+func (c bootstrapCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
+	give := func(key string) error { _, err := fmt.Println(key); return err }
+	if c.KeyFile != "" {
+		file, err := beginSecret(c.KeyFile)
+		if err != nil {
+			return err
+		}
+		defer file.discard()
+		give = file.keep
+	}
 	n, err := newNode(ctx, c.nodeSettings, c.engineSettings, []role{roleProjector}, log)
 	if err != nil {
 		return err
@@ -41,13 +50,14 @@ func (c bootstrapCommand) Run(ctx context.Context, log *slog.Logger) error {
 	parts.Go(func() error { return ended(n.progress.Run(folding)) })
 	parts.Go(func() error { return n.guard.Run(folding) })
 	if err = n.startFold(parts, folding); err == nil {
-		err = c.bootstrap(ctx, folding, n)
+		err = n.bootstrap(ctx, folding, give)
 	}
 	stop()
 	return closing(errors.Join(err, parts.Wait()), n.close)
 }
 
-func (c bootstrapCommand) bootstrap(ctx, folding context.Context, n *node) error {
+// bootstrap issues the administrator key, once, and gives it to whoever asked.
+func (n *node) bootstrap(ctx, folding context.Context, give func(key string) error) error {
 	if err := n.catchUp(ctx, folding); err != nil {
 		return err
 	}
@@ -58,11 +68,7 @@ func (c bootstrapCommand) bootstrap(ctx, folding context.Context, n *node) error
 	if err != nil {
 		return err
 	}
-	if c.KeyFile != "" {
-		return writeSecret(c.KeyFile, key)
-	}
-	fmt.Println(key)
-	return nil
+	return give(key)
 }
 
 func errIf(condition bool, text string) error {
@@ -103,20 +109,42 @@ func (n *node) administratorKey(ctx context.Context) (string, error) {
 	return opened.Key.Key, err
 }
 
-// writeSecret writes a new file that only its owner can read, whole or not at all.
-func writeSecret(file, secret string) error {
-	written, err := os.CreateTemp(filepath.Dir(file), ".secret-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
+// secretFile is a new file that only its owner can read, whole or not at all. It is begun before there is a secret: a key
+// that is shown once, and then finds no place, is lost.
+type secretFile struct {
+	path string
+	temp *os.File
+}
+
+func beginSecret(path string) (*secretFile, error) {
+	if _, err := os.Lstat(path); err == nil {
+		return nil, fmt.Errorf("write %s: %w", path, os.ErrExist)
 	}
-	defer os.Remove(written.Name())
-	_, err = written.WriteString(strings.TrimSpace(secret) + "\n")
-	err = errors.Join(err, written.Sync(), written.Close())
-	if err == nil {
-		err = os.Link(written.Name(), file) // fails where the file exists
-	}
+	temp, err := os.CreateTemp(filepath.Dir(path), ".secret-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
+		return nil, fmt.Errorf("write %s: %w", path, err)
+	}
+	return &secretFile{path: path, temp: temp}, nil
+}
+
+// keep writes the secret. Where it cannot get its name any more, it stays where it is, and the error says where.
+func (f *secretFile) keep(secret string) error {
+	_, err := f.temp.WriteString(strings.TrimSpace(secret) + "\n")
+	if err = errors.Join(err, f.temp.Sync(), f.temp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", f.path, err)
+	}
+	if err := os.Link(f.temp.Name(), f.path); err != nil { // fails where the file exists by now
+		name := f.temp.Name()
+		f.temp = nil
+		return fmt.Errorf("write %s: %w; the key is in %s", f.path, err, name)
 	}
 	return nil
+}
+
+// discard leaves nothing but what was kept.
+func (f *secretFile) discard() {
+	if f.temp != nil {
+		_ = f.temp.Close()           // it may be closed
+		_ = os.Remove(f.temp.Name()) // an empty file, or a second name of the one that was kept
+	}
 }

@@ -71,11 +71,16 @@ func (c devCommand) welcome(ctx context.Context, n *node) error {
 	key, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		secret, err := beginSecret(file)
+		if err != nil {
+			return err
+		}
+		defer secret.discard()
 		issued, err := n.administratorKey(ctx)
 		if err != nil {
 			return fmt.Errorf("issue the administrator key: %w", err)
 		}
-		if err := writeSecret(file, issued); err != nil {
+		if err := secret.keep(issued); err != nil {
 			return err
 		}
 		key = []byte(issued)

@@ -28,7 +28,7 @@ func (n *node) followGeneration(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		asking, cancel := context.WithTimeout(ctx, followPatience)
-		generation, err := postgres.Generation(asking, n.foldPool, clickhouseReadModels)
+		generation, err := postgres.Generation(asking, n.asidePool, clickhouseReadModels)
 		cancel()
 		switch {
 		case err != nil:

@@ -6,13 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/infra/clickhouse"
@@ -30,7 +27,6 @@ const recordTimeout = 300 * time.Millisecond
 
 // health implements api.Health.
 type health struct {
-	pool       *pgxpool.Pool
 	cluster    *kafka.Cluster
 	clickhouse *clickhouse.Client
 	progress   *projections.Progress
@@ -46,7 +42,14 @@ type health struct {
 	mu       sync.Mutex
 	watched  []watched
 	measured stall
+	looking  *glance   // while it is under way
 	asked    *question // of ClickHouse, while it has not answered
+}
+
+// glance is a look that several may wait for.
+type glance struct {
+	over chan struct{}
+	seen sight
 }
 
 // question is one that several may wait for.
@@ -64,7 +67,7 @@ type watched struct {
 	gaveUp   error // nil while it runs
 }
 
-// stall is how the fold stood when it last moved.
+// stall is where the fold stood when it was last seen to have moved, or to have nothing to do.
 type stall struct {
 	passed int64
 	since  time.Time
@@ -117,8 +120,29 @@ func (h *health) stands(ctx context.Context) telemetry.Standing {
 	return telemetry.Standing{Ready: seen.ready, Engines: seen.engines, Lags: seen.lags}
 }
 
-// look asks Kafka, Postgres and ClickHouse at once, and then, where a projector is behind, how old its next record is.
+// look is one for all who ask while it is under way: it costs every engine a question, and whoever reaches the port may ask
+// as often as they like.
 func (h *health) look(ctx context.Context) sight {
+	h.mu.Lock()
+	looking := h.looking
+	if looking == nil {
+		looking = &glance{over: make(chan struct{})}
+		h.looking = looking
+		go func() {
+			seen := h.lookAgain(context.WithoutCancel(ctx)) // others may wait for it longer; its steps have their limits
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			looking.seen, h.looking = seen, nil
+			close(looking.over)
+		}()
+	}
+	h.mu.Unlock()
+	<-looking.over
+	return looking.seen
+}
+
+// lookAgain asks Kafka, Postgres and ClickHouse at once, and then, where a projector is behind, how old its next record is.
+func (h *health) lookAgain(ctx context.Context) sight {
 	asking, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	var all sync.WaitGroup
@@ -139,11 +163,20 @@ func (h *health) look(ctx context.Context) sight {
 		engines: map[string]bool{"kafka": kafkaErr == nil, "postgres": postgresErr == nil, "clickhouse": analytics.err == nil},
 		ready:   kafkaErr == nil && postgresErr == nil,
 	}
+	if kafkaErr == nil {
+		reading, giveUp := context.WithTimeout(ctx, recordTimeout)
+		defer giveUp()
+		seen.lags = slices.Concat(
+			h.lags.measure(reading, foldProjector, h.cluster.Events(), events, passed),
+			h.lags.measure(reading, analyticsProjector, h.cluster.Events(), events, analytics.folded),
+			h.lags.measure(reading, requestsProjector, h.cluster.RequestsTopic(), requests, analytics.logged),
+		)
+	}
 	if analytics.err == nil && !h.analytics.Load() && h.isWatching() {
 		seen.parts["clickhouse"] = "its tables are being made"
 	}
 	if seen.ready {
-		behind, standing := h.foldStands(events.Ends(), passed)
+		behind, standing := h.foldStands(events.Ends(), passed, byProjector(seen.lags)[foldProjector].Age)
 		if behind > 0 {
 			seen.parts["fold"] = fmt.Sprintf("%d records behind", behind)
 		}
@@ -162,15 +195,6 @@ func (h *health) look(ctx context.Context) sight {
 		}
 	}
 	seen.ready = h.consumersSay(seen.parts) && seen.ready
-	if kafkaErr == nil {
-		reading, giveUp := context.WithTimeout(ctx, recordTimeout)
-		defer giveUp()
-		seen.lags = slices.Concat(
-			h.lags.measure(reading, foldProjector, h.cluster.Events(), events, passed),
-			h.lags.measure(reading, analyticsProjector, h.cluster.Events(), events, analytics.folded),
-			h.lags.measure(reading, requestsProjector, h.cluster.RequestsTopic(), requests, analytics.logged),
-		)
-	}
 	return seen
 }
 
@@ -220,8 +244,9 @@ func (h *health) isWatching() bool {
 	return len(h.watched) > 0
 }
 
-// foldStands says how many records wait for the fold, and how long it has not moved while some did.
-func (h *health) foldStands(ends, passed map[int32]int64) (behind int64, standing time.Duration) {
+// foldStands says how many records wait for the fold, the oldest of them for so long, and for how long it has not moved while
+// they did. A record that comes after an hour of quiet has not waited for that.
+func (h *health) foldStands(ends, passed map[int32]int64, waited time.Duration) (behind int64, standing time.Duration) {
 	var sum int64
 	for partition, end := range ends {
 		checkpoint, folded := passed[partition]
@@ -237,7 +262,7 @@ func (h *health) foldStands(ends, passed map[int32]int64) (behind int64, standin
 	if behind == 0 || sum != h.measured.passed || h.measured.since.IsZero() {
 		h.measured = stall{passed: sum, since: now}
 	}
-	return behind, now.Sub(h.measured.since)
+	return behind, min(now.Sub(h.measured.since), waited)
 }
 
 // consumersSay adds this process' projectors to the parts, and reports whether those that chat needs run.
@@ -273,33 +298,4 @@ func (h *health) consumersSay(parts map[string]string) (ready bool) {
 		}
 	}
 	return ready
-}
-
-// idler notes that everything up to an instant has been written.
-type idler interface {
-	Idle(ctx context.Context, partition int32, at time.Time) error
-}
-
-// markIdle moves the watermark of a log that is quiet: nothing new is also something to know.
-func markIdle(ctx context.Context, consumer *kafka.Consumer, sink idler, log *slog.Logger) {
-	const every = time.Second
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		var now time.Time
-		select {
-		case <-ctx.Done():
-			return
-		case now = <-ticker.C:
-		}
-		for _, partition := range consumer.Status().Partitions {
-			if partition.Lag > 0 || partition.Waiting != nil || partition.Stopped != nil {
-				continue
-			}
-			// A tick ago, since the end of the log is known from the last fetch.
-			if err := sink.Idle(ctx, partition.Partition, now.Add(-every)); err != nil && ctx.Err() == nil {
-				log.DebugContext(ctx, "watermark not moved", "error", err)
-			}
-		}
-	}
 }

@@ -44,7 +44,8 @@ type node struct {
 	log      *slog.Logger
 
 	pool       *pgxpool.Pool // for requests
-	foldPool   *pgxpool.Pool // for the fold, its listeners and life signs: requests cannot starve them
+	foldPool   *pgxpool.Pool // for the fold: requests cannot starve it
+	asidePool  *pgxpool.Pool // for life signs and whoever watches the fold: neither of the two can starve them
 	guard      *postgres.Guard
 	cluster    *kafka.Cluster
 	events     *kafka.Log
@@ -86,6 +87,9 @@ func (n *node) has(r role) bool { return slices.Contains(n.roles, r) }
 
 // newNode wires a node. It needs Kafka and Postgres to be there; ClickHouse may come later.
 func newNode(ctx context.Context, settings nodeSettings, engines engineSettings, roles []role, log *slog.Logger) (*node, error) {
+	if err := errors.Join(settings.check(), engines.check()); err != nil {
+		return nil, err
+	}
 	n := &node{settings: settings, roles: roles, boot: "boot_" + rand.Text(), log: log, metrics: telemetry.NewMetrics()}
 	if err := n.wire(ctx, engines); err != nil {
 		return nil, errors.Join(err, n.close())
@@ -126,26 +130,26 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if n.pool, err = postgres.Open(ctx, postgres.Config{URL: engines.PostgresURL, MaxConns: 24, ApplicationName: "nido", Guard: n.guard}); err != nil {
 		return err
 	}
-	if n.foldPool, err = postgres.Open(ctx, postgres.Config{
-		URL: engines.PostgresURL, MaxConns: 6, ApplicationName: "nido fold", Guard: n.guard, Exempt: true,
+	if n.asidePool, err = postgres.Open(ctx, postgres.Config{
+		URL: engines.PostgresURL, MaxConns: 4, ApplicationName: "nido aside", Guard: n.guard, Exempt: true,
 	}); err != nil {
 		return err
 	}
-	if err := postgres.Migrate(ctx, n.foldPool); err != nil {
+	if err := postgres.Migrate(ctx, n.asidePool); err != nil {
 		return err
 	}
-	if err := postgres.Restored(ctx, n.foldPool); err != nil {
+	if err := postgres.Restored(ctx, n.asidePool); err != nil {
 		return err
 	}
 	if n.keyring, err = keyring.New(ctx, n.pool, master); err != nil {
 		return err
 	}
-	if n.boots, err = postgres.NewBoots(n.foldPool); err != nil {
+	if n.boots, err = postgres.NewBoots(n.asidePool); err != nil {
 		return err
 	}
 	n.admission = admission.New(n.pool).Watched(n.metrics)
-	n.keyUses = postgres.NewKeyUses(n.foldPool, n.log)
-	n.deprecated = postgres.NewDeprecatedUses(n.foldPool, n.log)
+	n.keyUses = postgres.NewKeyUses(n.asidePool, n.log)
+	n.deprecated = postgres.NewDeprecatedUses(n.asidePool, n.log)
 	n.idempotency = postgres.NewIdempotency(n.pool, n.keyring)
 	n.texts = postgres.NewTurnTexts(n.pool)
 	n.waiters = postgres.NewWaiters(n.pool)
@@ -165,8 +169,28 @@ func (n *node) openStores(ctx context.Context, engines engineSettings) error {
 	if n.events, err = n.cluster.Log(ctx); err != nil {
 		return err
 	}
-	n.requests, err = n.cluster.Requests(ctx)
+	if n.requests, err = n.cluster.Requests(ctx); err != nil {
+		return err
+	}
+	partitions, err := n.cluster.Partitions()
+	if err != nil {
+		return err
+	}
+	n.foldPool, err = postgres.Open(ctx, foldPool(engines.PostgresURL, partitions, n.guard))
 	return err
+}
+
+// maxFolds bounds the partitions that a node folds at the same time; further ones take turns.
+const maxFolds = 32
+
+// foldPool has a connection for each partition, since any node may be the last one. A batch that erases conversations may
+// drop a million messages in one statement; cut off, it would come again for ever. How long a whole batch may take, the
+// projector says.
+func foldPool(url string, partitions int, guard *postgres.Guard) postgres.Config {
+	return postgres.Config{
+		URL: url, MaxConns: int32(min(partitions, maxFolds)) + 1, StatementTimeout: 5 * time.Minute,
+		ApplicationName: "nido fold", Guard: guard, Exempt: true,
+	}
 }
 
 // wireFold makes the projectors and what waits for them.
@@ -175,11 +199,11 @@ func (n *node) wireFold(ctx context.Context) error {
 	if err := n.postgres.Prepare(ctx); err != nil {
 		return err
 	}
-	n.progress = projections.NewProgress(n.foldPool, readSchema, n.log)
+	n.progress = projections.NewProgress(n.asidePool, readSchema, n.log)
 	n.analytics = projections.NewClickHouse(n.clickhouse, n.clickhouse.Folds(), n.keyring, n.progress, n.log).Following(n.clickhouse.Folds)
 	n.requestRows = projections.NewRequests(n.clickhouse, n.clickhouse.Database)
 	n.health = &health{
-		pool: n.pool, cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress, guard: n.guard,
+		cluster: n.cluster, clickhouse: n.clickhouse, progress: n.progress, guard: n.guard,
 		folds: n.analytics, requestRows: n.requestRows, lags: newLags(n.cluster),
 	}
 	return nil
@@ -239,37 +263,6 @@ func (n *node) wireAPI() (err error) {
 		Keyring: n.keyring, Limiter: n.admission, Watch: n.watch, KeyUses: n.keyUses, Deprecations: deprecations{n.deprecated, projections.NewDeprecations(n.pool)}, Idempotency: once{n.idempotency, n.boot}, RequestLog: n.queue, Health: n.health,
 	})
 	return err
-}
-
-// close lets go of what was opened, clients before the connections they use.
-func (n *node) close() error {
-	var faults []error
-	if n.models != nil {
-		n.models.Close()
-	}
-	if n.requests != nil {
-		faults = append(faults, n.requests.Close())
-	}
-	if n.events != nil {
-		faults = append(faults, n.events.Close())
-	}
-	if n.cluster != nil {
-		faults = append(faults, n.cluster.Close())
-	}
-	if n.clickhouse != nil {
-		faults = append(faults, n.clickhouse.Close())
-	}
-	for _, pool := range []*pgxpool.Pool{n.pool, n.foldPool} {
-		if pool != nil {
-			pool.Close()
-		}
-	}
-	if n.traces != nil {
-		last, giveUp := context.WithTimeout(context.Background(), lastSpans) // the node's own context is over
-		defer giveUp()
-		faults = append(faults, n.traces.Close(last))
-	}
-	return errors.Join(faults...)
 }
 
 func proxyFromEnvironment(r *http.Request) (*url.URL, error) { return http.ProxyFromEnvironment(r) }

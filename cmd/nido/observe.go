@@ -19,6 +19,7 @@ import (
 
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/infra/kafka"
+	"github.com/nidohq/nido/infra/postgres"
 	"github.com/nidohq/nido/infra/telemetry"
 )
 
@@ -77,10 +78,11 @@ func operatorListener(ctx context.Context, address string) (net.Listener, error)
 func (n *node) wireMetrics() {
 	m := n.metrics
 	m.Build(version(), rolesText(n.roles))
-	m.Pools(map[string]*pgxpool.Pool{"requests": n.pool, "fold": n.foldPool})
+	m.Pools(map[string]*pgxpool.Pool{"requests": n.pool, "fold": n.foldPool, "aside": n.asidePool})
 	m.ClickHouse(n.clickhouse)
 	n.projectors = m.Projectors()
 	m.Standing(n.health.stands)
+	m.Erasures(postgres.NewErasures(n.asidePool).Backlog)
 	m.Gauge("turns_open", "Turns that run on this node.", func() float64 { return float64(n.chat.Open()) })
 	m.Gauge("turns_waiting", "Messages that wait on this node for a busy conversation.", func() float64 { return float64(n.chat.Line.Waiting()) })
 	m.Providers(n.models.Standings)
@@ -115,8 +117,14 @@ func rolesText(roles []role) string {
 	return strings.Join(names, ",")
 }
 
-// version names the binary: by its module's version where it has one, else by its commit.
+// release is what a build that has no repository beside it says about itself: -ldflags '-X main.release=v1.2.3'.
+var release string
+
+// version names the binary: as its build said, by its module's version where it has one, else by its commit.
 func version() string {
+	if release != "" {
+		return release
+	}
 	about, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -81,7 +81,7 @@ func (o *operator) close() error {
 // storeSettings is where everything is that can be folded from the log, and the key that opens texts.
 type storeSettings struct {
 	logSettings
-	ClickHouseURL string `help:"ClickHouse, on its native protocol." env:"NIDO_CLICKHOUSE_URL" required:"" placeholder:"URL"`
+	ClickHouseURL string `name:"clickhouse-url" help:"ClickHouse, on its native protocol." env:"NIDO_CLICKHOUSE_URL" required:"" placeholder:"URL"`
 	MasterKey     string `help:"32 bytes in base64; opens what ClickHouse holds in plain." env:"NIDO_MASTER_KEY" required:"" placeholder:"KEY"`
 }
 

@@ -29,9 +29,11 @@ func (c readyCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
+	// Without the environment's proxies: this is about the node here, whatever its address.
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask the node: %w", err)
 	}
 	defer response.Body.Close()
 	says, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))

@@ -11,12 +11,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/commands"
-	"github.com/nidohq/nido/infra/kafka"
-	"github.com/nidohq/nido/infra/requestlog"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -41,44 +40,70 @@ func (n *node) run(ctx context.Context, listener, operators net.Listener, first 
 	background, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
 	parts, background := errgroup.WithContext(background)
-	parts.Go(func() error { return ended(n.progress.Run(background)) })
-	parts.Go(func() error { return n.followGeneration(background) })
-	parts.Go(func() error { return n.guard.Run(background) })
-	if n.has(roleProjector) {
-		if err := n.startProjectors(parts, background); err != nil {
-			return err
-		}
+	signOff, err := n.startParts(parts, background)
+	if err != nil {
+		stopParts()
+		return errors.Join(err, parts.Wait())
 	}
-	if n.has(roleAPI) || n.has(roleSweeper) {
-		if err := n.boots.Beat(background, n.boot); err != nil { // before the first turn: its boot must be known
-			return fmt.Errorf("give the first life sign: %w", err)
-		}
-		parts.Go(func() error { return commands.Beat(background, lifeSigns{n.boots}, n.boot, beatEvery, n.log) })
-	}
-	parts.Go(func() error { return n.keyUses.Run(background) })
-	parts.Go(func() error { return n.deprecated.Run(background) })
-	parts.Go(func() error { return n.watch.Run(background) })
 	queueDone := make(chan struct{})
 	go func() {
 		defer close(queueDone)
 		n.queue.Run(background)
 	}()
 
-	err := n.serve(ctx, background, parts, listener, first)
+	err = n.serve(ctx, background, parts, listener, first)
 	n.chat.Close()
 	flush, giveUp := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer giveUp()
 	if lost := n.queue.Close(flush); lost != nil {
 		n.log.WarnContext(ctx, "request log not flushed", "error", lost)
 	}
-	signOff, leave := context.WithTimeout(context.WithoutCancel(ctx), signOffTimeout)
-	defer leave()
-	if gone := n.boots.Remove(signOff, n.boot); gone != nil {
-		n.log.WarnContext(ctx, "boot not signed off", "error", gone)
-	}
+	signOff(context.WithoutCancel(ctx))
 	stopParts()
 	<-queueDone
 	return errors.Join(err, parts.Wait())
+}
+
+// startParts starts what works beside the requests. signOff, behind the last turn, takes the boot off the list.
+func (n *node) startParts(parts *errgroup.Group, background context.Context) (signOff func(context.Context), err error) {
+	parts.Go(func() error { return ended(n.progress.Run(background)) })
+	parts.Go(func() error { return n.followGeneration(background) })
+	parts.Go(func() error { return n.guard.Run(background) })
+	if n.has(roleProjector) {
+		if err := n.startProjectors(parts, background); err != nil {
+			return nil, err
+		}
+	}
+	signOff = func(context.Context) {}
+	if n.has(roleAPI) || n.has(roleSweeper) {
+		if err := n.boots.Beat(background, n.boot); err != nil { // before the first turn: its boot must be known
+			return nil, fmt.Errorf("give the first life sign: %w", err)
+		}
+		signOff = n.keepBeating(parts, background)
+	}
+	parts.Go(func() error { return n.keyUses.Run(background) })
+	parts.Go(func() error { return n.deprecated.Run(background) })
+	parts.Go(func() error { return n.watch.Run(background) })
+	return signOff, nil
+}
+
+// keepBeating gives life signs until it is told to sign off.
+func (n *node) keepBeating(parts *errgroup.Group, background context.Context) (signOff func(context.Context)) {
+	beating, stop := context.WithCancel(background)
+	stopped := make(chan struct{})
+	parts.Go(func() error {
+		defer close(stopped)
+		return commands.Beat(beating, lifeSigns{n.boots}, n.boot, beatEvery, n.log)
+	})
+	return func(ctx context.Context) {
+		stop()
+		<-stopped // a life sign that came behind it would put the boot back
+		ctx, leave := context.WithTimeout(ctx, signOffTimeout)
+		defer leave()
+		if err := n.boots.Remove(ctx, n.boot); err != nil {
+			n.log.WarnContext(ctx, "boot not signed off", "error", err)
+		}
+	}
 }
 
 // serve answers HTTP until the context ends or a part fails, then finishes the running turns.
@@ -174,121 +199,6 @@ func (n *node) catchUp(ctx, background context.Context) error {
 	return nil // or it was told to stop, or a part has failed and says why itself
 }
 
-// startProjectors makes the consumers: the fold into Postgres, and, once ClickHouse is there, what goes into it.
-func (n *node) startProjectors(parts *errgroup.Group, ctx context.Context) error {
-	if err := n.startFold(parts, ctx); err != nil {
-		return err
-	}
-	parts.Go(func() error { return n.runAnalytics(ctx) })
-	return nil
-}
-
-// startFold makes the consumer that folds the log into Postgres.
-func (n *node) startFold(parts *errgroup.Group, ctx context.Context) error {
-	fold, err := n.cluster.Consumer(kafka.ConsumerConfig{
-		Topic: n.cluster.Events(), Name: foldProjector, Handler: kafka.Commits(n.traced(n.postgres, foldProjector)), Observer: n.metrics,
-	})
-	if err != nil {
-		return err
-	}
-	n.health.watch("postgres projector", fold, true)
-	n.projectors.Add(fold)
-	parts.Go(func() error { return ended(fold.Run(ctx)) })
-	return nil
-}
-
-// runAnalytics prepares ClickHouse as soon as it answers and then fills it. Nothing else waits for it.
-func (n *node) runAnalytics(ctx context.Context) error {
-	if err := n.prepareAnalytics(ctx); err != nil {
-		return ended(err)
-	}
-	sink := requestlog.NewSink(n.requestRows, n.keyring, n.log)
-	var running sync.WaitGroup
-	running.Go(func() {
-		n.consumeAside(ctx, "clickhouse projector", n.analytics, kafka.ConsumerConfig{
-			Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.traced(n.analytics, analyticsProjector)), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
-		})
-	})
-	running.Go(func() {
-		n.consumeAside(ctx, "request log", sink, kafka.ConsumerConfig{
-			Topic: n.cluster.RequestsTopic(), Name: requestsProjector, Handler: kafka.Bundles(sink), Expires: true, Linger: analyticsLinger, Observer: n.metrics,
-		})
-	})
-	running.Wait()
-	return nil
-}
-
-const (
-	// asideAgain is how soon a consumer that stopped for good looks whether an operator has mended what it found.
-	asideAgain = 15 * time.Second
-	// asideSettled is for how long it must run then to count as running: finding out takes it up to two seconds.
-	asideSettled = 5 * time.Second
-)
-
-// consumeAside runs a consumer that chat does not need. Where the log is not the one that its store has folded, it stops
-// and says so, and everything else goes on.
-func (n *node) consumeAside(ctx context.Context, name string, sink idler, config kafka.ConsumerConfig) {
-	for ctx.Err() == nil {
-		consumer, err := n.cluster.Consumer(config)
-		if err == nil {
-			err = n.consumeOnce(ctx, name, sink, consumer)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		n.health.gaveUp(name, err)
-		n.log.ErrorContext(ctx, "projector stopped; the node goes on without it", "projector", name, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(asideAgain):
-		}
-	}
-}
-
-func (n *node) consumeOnce(ctx context.Context, name string, sink idler, consumer *kafka.Consumer) error {
-	ctx, stop := context.WithCancel(ctx)
-	n.health.watch(name, consumer, false)
-	n.projectors.Add(consumer)
-	settled := time.AfterFunc(asideSettled, func() { n.health.gaveUp(name, nil) })
-	var marking sync.WaitGroup
-	marking.Go(func() { markIdle(ctx, consumer, sink, n.log) })
-	defer marking.Wait()
-	defer stop()
-	defer settled.Stop()
-	return ended(consumer.Run(ctx))
-}
-
-// analyticsLinger lets small batches grow. Each insert makes a part, and merging parts is what ClickHouse spends its time
-// on: a quarter of the inserts leaves it well below half of the CPU, and logs and statistics are still there in a second.
-const analyticsLinger = 400 * time.Millisecond
-
-// prepareAnalytics makes databases and tables, again and again until ClickHouse has them.
-func (n *node) prepareAnalytics(ctx context.Context) error {
-	told := false
-	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		err := n.clickhouse.Prepare(ctx)
-		if err == nil {
-			err = n.requestRows.Prepare(ctx)
-		}
-		if err == nil {
-			err = n.analytics.Prepare(ctx)
-		}
-		if err == nil {
-			n.health.analytics.Store(true)
-			return nil
-		}
-		if !told {
-			n.log.WarnContext(ctx, "clickhouse is not ready; logs and statistics wait for it", "error", err)
-			told = true
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
-		}
-	}
-}
-
 // textAge is how old the text of a running turn may get: a turn's time, and that in which its end is tried again and again.
 func textAge(turn time.Duration) time.Duration { return 3*turn + 5*time.Minute }
 
@@ -321,6 +231,53 @@ func (n *node) sweepAnswers(ctx context.Context) error {
 		if _, err := n.texts.Sweep(ctx, textAge(n.settings.TurnTimeout)); err != nil && ctx.Err() == nil {
 			n.log.WarnContext(ctx, "text of ended turns not dropped", "error", err)
 		}
+	}
+}
+
+// close lets go of what was opened, clients before the connections they use.
+func (n *node) close() error {
+	var faults []error
+	if n.models != nil {
+		n.models.Close()
+	}
+	if n.requests != nil {
+		faults = append(faults, n.requests.Close())
+	}
+	if n.events != nil {
+		faults = append(faults, n.events.Close())
+	}
+	if n.cluster != nil {
+		faults = append(faults, n.cluster.Close())
+	}
+	if n.clickhouse != nil {
+		faults = append(faults, n.clickhouse.Close())
+	}
+	n.closePools()
+	if n.traces != nil {
+		last, giveUp := context.WithTimeout(context.Background(), lastSpans) // the node's own context is over
+		defer giveUp()
+		faults = append(faults, n.traces.Close(last))
+	}
+	return errors.Join(faults...)
+}
+
+// poolPatience bounds the wait for connections that are in use. A request that was given up may hold one.
+const poolPatience = 5 * time.Second
+
+func (n *node) closePools() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		for _, pool := range []*pgxpool.Pool{n.pool, n.foldPool, n.asidePool} {
+			if pool != nil {
+				pool.Close()
+			}
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(poolPatience):
+		n.log.Warn("connections to postgres are still in use; they end with the process")
 	}
 }
 

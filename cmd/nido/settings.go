@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -63,6 +64,49 @@ type engineSettings struct {
 	MasterKey       string   `help:"32 bytes in base64; wraps every data key." env:"NIDO_MASTER_KEY" required:"" placeholder:"KEY"`
 }
 
+// check reports every fault at once, before anything is connected to, by the names that operators know.
+func (s nodeSettings) check() error {
+	var faults []error
+	fault := func(name, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(name+": "+format, args...))
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"NIDO_TURN_TIMEOUT", s.TurnTimeout}, {"NIDO_HEADER_TIMEOUT", s.HeaderTimeout}, {"NIDO_BODY_TIMEOUT", s.BodyTimeout},
+		{"NIDO_CLAIM_TIMEOUT", s.ClaimTimeout},
+	} {
+		if d.value <= 0 {
+			fault(d.name, "%s is no time to wait, such as 30s", d.value)
+		}
+	}
+	if s.StopTimeout < 0 {
+		fault("NIDO_STOP_TIMEOUT", "%s is negative", s.StopTimeout)
+	}
+	if s.BaseDomain == "" || strings.ContainsAny(s.BaseDomain, ":/ ") {
+		fault("NIDO_BASE_DOMAIN", "%q is no domain such as agents.example.com, without scheme and port", s.BaseDomain)
+	}
+	if s.PublicURL != "" {
+		public, err := url.Parse(s.PublicURL)
+		if err != nil || public.Host == "" || (public.Scheme != "http" && public.Scheme != "https") {
+			fault("NIDO_PUBLIC_URL", "%q is no address such as https://api.example.com", s.PublicURL)
+		}
+	}
+	_, err := s.trustedProxies()
+	return errors.Join(append(faults, err)...)
+}
+
+// check reports every fault at once. Addresses hold passwords, and are read by those who connect to them.
+func (s engineSettings) check() error {
+	var faults []error
+	if s.KafkaPartitions < 1 {
+		faults = append(faults, fmt.Errorf("NIDO_KAFKA_PARTITIONS: %d is not at least 1", s.KafkaPartitions))
+	}
+	_, err := s.masterKey()
+	return errors.Join(append(faults, err)...)
+}
+
 func (s engineSettings) masterKey() ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(s.MasterKey)
 	if err != nil || len(key) != 32 {
@@ -100,6 +144,9 @@ func (s nodeSettings) trustedProxies() (api.Proxies, error) {
 }
 
 func parseRoles(names []string) ([]role, error) {
+	if len(names) == 0 {
+		return nil, errors.New("--roles: none is given; the roles are api, projector and sweeper")
+	}
 	var roles []role
 	for _, name := range names {
 		if !slices.Contains(allRoles, role(name)) {
