@@ -15,7 +15,7 @@ import (
 // AccountCommands changes accounts.
 type AccountCommands interface {
 	Open(ctx context.Context, meta commands.Meta, in commands.OpenAccount) (commands.OpenedAccount, error)
-	ChangePlan(ctx context.Context, meta commands.Meta, id string, plan account.Plan, custom *account.Limits) error
+	ChangePlan(ctx context.Context, meta commands.Meta, id string, plan account.Plan, custom account.Limits) error
 	Suspend(ctx context.Context, meta commands.Meta, id, reason string) error
 	Resume(ctx context.Context, meta commands.Meta, id string) error
 	Erase(ctx context.Context, meta commands.Meta, id string) error
@@ -89,11 +89,16 @@ func (s *Server) ChangeAccount(w http.ResponseWriter, r *http.Request, id Accoun
 		s.refuse(w, r, err)
 		return
 	}
-	var custom *account.Limits
-	if in.Limits != nil {
-		custom = new(limitsIn(in.Limits))
+	before, err := s.account(r, id)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
 	}
-	err = s.config.AccountCommands.ChangePlan(r.Context(), x.meta(r), id, account.Plan(or(in.Plan, "")), custom)
+	plan, custom := or(in.Plan, before.Plan), limitsIn(&before.CustomLimits)
+	if in.Limits != nil {
+		custom = limitsIn(in.Limits)
+	}
+	err = s.config.AccountCommands.ChangePlan(r.Context(), x.meta(r), id, account.Plan(plan), custom)
 	s.answerAccount(w, r, id, err)
 }
 

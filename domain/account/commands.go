@@ -3,7 +3,6 @@ package account
 // This file stands at the decision: what one can ask of an account, each command with its own rule.
 
 import (
-	"cmp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,11 +25,10 @@ type Open struct {
 	Custom Limits
 }
 
-// ChangePlan moves the account to another plan or gives it other limits of its own. What it leaves out stays as it is when the
-// decision is made: two changes at once, of the plan and of the limits, are both kept.
+// ChangePlan moves the account to another plan or gives it other limits of its own; both are stated whole.
 type ChangePlan struct {
-	Plan   Plan    // empty: as it is
-	Custom *Limits // all of them; nil: as they are
+	Plan   Plan
+	Custom Limits
 }
 
 // Suspend stops every key of the account.
@@ -65,24 +63,20 @@ func (c Open) decide(s State) ([]Event, error) {
 }
 
 func (c ChangePlan) decide(s State) ([]Event, error) {
-	changed := PlanChanged{Plan: cmp.Or(c.Plan, s.Plan), Custom: s.Custom}
-	if c.Custom != nil {
-		changed.Custom = *c.Custom
-	}
-	_, known := changed.Plan.Limits()
+	_, known := c.Plan.Limits()
 	switch {
 	case !s.Opened:
 		return nil, notFound()
 	case s.Erased:
 		return nil, erased()
 	case !known:
-		return nil, unknownPlan(changed.Plan)
-	case !changed.Custom.valid():
+		return nil, unknownPlan(c.Plan)
+	case !c.Custom.valid():
 		return nil, negativeLimits()
-	case s.Plan == changed.Plan && s.Custom == changed.Custom:
+	case s.Plan == c.Plan && s.Custom == c.Custom:
 		return nil, nil
 	}
-	return []Event{changed}, nil
+	return []Event{PlanChanged(c)}, nil
 }
 
 func (c Suspend) decide(s State) ([]Event, error) {
