@@ -15,7 +15,7 @@ import (
 // AccountCommands changes accounts.
 type AccountCommands interface {
 	Open(ctx context.Context, meta commands.Meta, in commands.OpenAccount) (commands.OpenedAccount, error)
-	ChangePlan(ctx context.Context, meta commands.Meta, id string, plan account.Plan, custom account.Limits) error
+	ChangePlan(ctx context.Context, meta commands.Meta, id string, plan account.Plan, custom *account.Limits) error
 	Suspend(ctx context.Context, meta commands.Meta, id, reason string) error
 	Resume(ctx context.Context, meta commands.Meta, id string) error
 	Erase(ctx context.Context, meta commands.Meta, id string) error
@@ -89,16 +89,11 @@ func (s *Server) ChangeAccount(w http.ResponseWriter, r *http.Request, id Accoun
 		s.refuse(w, r, err)
 		return
 	}
-	before, err := s.account(r, id)
-	if err != nil {
-		s.refuse(w, r, err)
-		return
-	}
-	plan, custom := or(in.Plan, before.Plan), limitsIn(&before.CustomLimits)
+	var custom *account.Limits
 	if in.Limits != nil {
-		custom = limitsIn(in.Limits)
+		custom = new(limitsIn(in.Limits))
 	}
-	err = s.config.AccountCommands.ChangePlan(r.Context(), x.meta(r), id, account.Plan(plan), custom)
+	err = s.config.AccountCommands.ChangePlan(r.Context(), x.meta(r), id, account.Plan(or(in.Plan, "")), custom)
 	s.answerAccount(w, r, id, err)
 }
 

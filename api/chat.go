@@ -126,6 +126,7 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 		}
 		if admitted.Snapshot.Committed > 0 {
 			x.refused = false
+			x.leave() // it follows a turn that another request has begun
 			return s.find(r, x.inputs.ID("turn"))
 		}
 		turn.Conversation, turn.Mac, turn.Snapshot = conversation, to.Mac, admitted.Snapshot

@@ -66,6 +66,8 @@ const (
 	settlePatience = 15 * time.Minute
 	// settleFirst and settleMax bound the pause between two tries.
 	settleFirst, settleMax = 100 * time.Millisecond, 5 * time.Second
+	// maxSettling bounds how many are tried again at a time. They are those that were under way when the store went away.
+	maxSettling = 1024
 )
 
 // attempt is one run of a request under an Idempotency-Key.
@@ -84,7 +86,7 @@ func (a *attempt) settle(what func(ctx context.Context, account, caller, key str
 	defer cancel()
 	if err := do(ctx); err != nil {
 		a.server.logger.WarnContext(ctx, "answer to an idempotent request not settled; trying again", "error", err)
-		go a.server.settleLater(context.WithoutCancel(ctx), do)
+		a.server.settleBehind(ctx, do)
 	}
 }
 
@@ -133,7 +135,9 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		})
 		return
 	}
-	x.inputs = inputs
+	// The seed is the first attempt's, and so are all ids. The time is not: what has been committed has its own, and what is
+	// decided only now happens now. A turn that began an hour ago would be past its deadline.
+	x.inputs.Seed, x.inputs.Fresh = inputs.Seed, inputs.Fresh
 	defer func() {
 		if !try.settled { // the handler panicked
 			try.giveUp()
@@ -155,6 +159,20 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		return
 	}
 	s.send(w, r, held.status, held.body.Bytes())
+}
+
+// settleBehind settles behind the answer, unless there is too much to settle already: then the request stays in flight for as
+// long as the node lives, or a day.
+func (s *Server) settleBehind(ctx context.Context, do func(ctx context.Context) error) {
+	select {
+	case s.settling <- struct{}{}:
+		go func() {
+			defer func() { <-s.settling }()
+			s.settleLater(context.WithoutCancel(ctx), do)
+		}()
+	default:
+		s.logger.ErrorContext(ctx, "too many idempotent requests wait to be settled")
+	}
 }
 
 // settleLater tries until it succeeds: the store comes back, and then the client's repetition must find the answer, or
@@ -183,16 +201,32 @@ func (s *Server) beginOnce(try *attempt, x *exchange, streamed bool) (commands.I
 	ctx, cancel := context.WithTimeout(try.r.Context(), attachTimeout)
 	defer cancel()
 	for {
-		inputs, replay, err := s.config.Idempotency.Begin(try.r.Context(), try.account, try.caller, try.key, fingerprint(try.r, x.body), x.inputs)
+		inputs, replay, err := try.begin(x)
 		if !streamed || !errors.Is(err, ErrInFlight) {
 			return inputs, replay, err
 		}
+		x.leave() // it waits for another request, which has a place of its own
 		select {
 		case <-ctx.Done():
 			return inputs, replay, err
 		case <-time.After(attachPause):
 		}
 	}
+}
+
+// begin notes the request once. A client that leaves does not break it off, since a row that was written and not heard of would
+// be in flight for as long as the node lives; where the store itself does not say what came of it, the row is given up as soon
+// as it can be.
+func (a *attempt) begin(x *exchange) (commands.Inputs, *Recorded, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), admitTimeout)
+	defer cancel()
+	inputs, replay, err := a.server.config.Idempotency.Begin(ctx, a.account, a.caller, a.key, fingerprint(a.r, x.body), x.inputs)
+	if _, told := errors.AsType[*Problem](err); err != nil && !told {
+		a.server.settleBehind(ctx, func(ctx context.Context) error {
+			return a.server.config.Idempotency.Abandon(ctx, a.account, a.caller, a.key)
+		})
+	}
+	return inputs, replay, err
 }
 
 const (

@@ -1,11 +1,16 @@
 package api
 
 import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain/quota"
 )
 
 func TestARepetitionGetsTheFirstAnswerAgain(t *testing.T) {
@@ -79,4 +84,63 @@ func TestARequestThatCouldNotBeSettledDoesNotStayInFlight(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A message that had to wait for its limit begins its turn when it comes in: one that began when it was refused would be past its
+// deadline, and be ended by the next sweeper.
+func TestARepetitionBeginsWhenItIsLetIn(t *testing.T) {
+	w := newWorld(t)
+	chat := request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`, key: w.key(accountScopes), header: map[string]string{"Idempotency-Key": "one"}}
+	admitted := w.verdict
+	w.verdict = func(request quota.Request) quota.Verdict {
+		day := request.Rules[len(request.Rules)-1]
+		return quota.Verdict{Standings: []quota.Standing{{Rule: day, Reset: time.Hour}}, Blocking: day, RetryAfter: time.Hour}
+	}
+	w.refused(w.do(chat), 429, "rate_limited")
+	var first commands.Inputs
+	for _, kept := range w.kept {
+		first = kept.inputs
+	}
+	later := noon.Add(time.Hour)
+	w.verdict, w.server.config.Clock = admitted, func() time.Time { return later }
+	if answer := w.do(chat); answer.Code != 200 || len(w.metas) != 1 {
+		t.Fatalf("%d %s", answer.Code, answer.Body)
+	}
+	if got := w.metas[0].Inputs; !got.Now.Equal(later) || got.Seed != first.Seed {
+		t.Errorf("began at %v", got.Now)
+	}
+}
+
+func TestAKeyIsNotLostWithAnAnswerOfTheStore(t *testing.T) {
+	create := request{method: "POST", path: "/api/agents", body: `{"name":"a","model":"m"}`, header: map[string]string{"Idempotency-Key": "one"}}
+	t.Run("of the store's", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			create.key, w.lost = w.key(accountScopes), true
+			w.refused(w.do(create), 503, "unavailable")
+			w.lost = false
+			time.Sleep(time.Minute) // of synctest's clock
+			if answer := w.do(create); answer.Code != 201 {
+				t.Errorf("%d %s", answer.Code, answer.Body)
+			}
+			for range maxSettling {
+				w.server.settling <- struct{}{}
+			}
+			create.header, w.lost = map[string]string{"Idempotency-Key": "two"}, true
+			if w.refused(w.do(create), 503, "unavailable"); !strings.Contains(w.logged.String(), "too many idempotent requests") {
+				t.Errorf("%s", w.logged)
+			}
+		})
+	})
+	t.Run("of the client's", func(t *testing.T) {
+		w := newWorld(t)
+		r := httptest.NewRequest(http.MethodPost, create.path, strings.NewReader(create.body))
+		ctx, leave := context.WithCancel(r.Context())
+		r = withExchange(r.WithContext(ctx), &exchange{})
+		leave() // between the key's look-up and this
+		try := attempt{server: w.server, r: r, account: "acc_1", caller: "c", key: "k"}
+		if _, _, err := try.begin(exchangeOf(r)); err != nil || len(w.kept) != 1 {
+			t.Errorf("%v, %d noted", err, len(w.kept))
+		}
+	})
 }

@@ -4,8 +4,10 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -125,6 +127,96 @@ func TestAnOverloadedNodeAnswersProbesAndAdministrators(t *testing.T) {
 	}
 	if answer := w.do(request{method: "GET", path: "/livez"}); answer.Code != http.StatusOK {
 		t.Errorf("probe: %d %s", answer.Code, answer.Body)
+	}
+}
+
+// reading is a body whose sender takes their time.
+type reading struct{ began, ends chan struct{} }
+
+func (b reading) Read([]byte) (int, error) {
+	close(b.began)
+	<-b.ends
+	return 0, io.EOF
+}
+
+func TestWhoSendsABodyWhereThereIsNoneIsNoLoad(t *testing.T) {
+	w := newWorld(t)
+	for _, method := range []string{http.MethodGet, http.MethodDelete} {
+		body := reading{make(chan struct{}), make(chan struct{})}
+		r := httptest.NewRequest(method, "/api/agents/agt_1", body)
+		r.Host = "nido.test"
+		r.Header.Set("Authorization", "Bearer "+w.key(accountScopes))
+		answered := make(chan *httptest.ResponseRecorder)
+		go func() {
+			recorder := httptest.NewRecorder()
+			w.server.ServeHTTP(recorder, r)
+			answered <- recorder
+		}()
+		<-body.began
+		gate := &w.server.gates.rest
+		gate.mu.Lock()
+		if gate.inside != 0 {
+			t.Errorf("%s: %d inside", method, gate.inside)
+		}
+		gate.mu.Unlock()
+		close(body.ends)
+		if answer := <-answered; answer.Code >= 300 {
+			t.Errorf("%s: %d %s", method, answer.Code, answer.Body)
+		}
+	}
+}
+
+// waiting sends a chat in the background, and says how many are inside while it waits.
+func waiting(t *testing.T, w *world, in request) (inside int, answered <-chan *httptest.ResponseRecorder) {
+	t.Helper()
+	answers := make(chan *httptest.ResponseRecorder, 1)
+	go func() { answers <- w.do(in) }()
+	synctest.Wait()
+	chats := &w.server.gates.chats
+	chats.mu.Lock()
+	defer chats.mu.Unlock()
+	return chats.inside, answers
+}
+
+func TestARepetitionThatWaitsForTheFirstRequestIsNoLoad(t *testing.T) {
+	for name, body := range map[string]string{"whole": aChat, "streamed": streamed} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				key := w.key(accountScopes)
+				chat := request{method: "POST", path: aChatsPath, body: body, key: key, header: map[string]string{"Idempotency-Key": "once"}}
+				r := withExchange(httptest.NewRequest(chat.method, chat.path, nil), &exchange{})
+				first := &keptAnswer{fingerprint: fingerprint(r, []byte(body)), inputs: commands.NewInputs(noon), inFlight: true}
+				for id := range w.callers {
+					w.kept["acc_1"+id+"once"] = first
+				}
+				if name == "streamed" { // which waits until the first one's turn has been accepted
+					inside, answered := waiting(t, w, chat)
+					if inside != 0 {
+						t.Errorf("%d inside while it waits for the first request", inside)
+					}
+					w.refused(<-answered, 409, "idempotency_in_flight")
+				}
+
+				// The first one's node has died, and its turn goes on elsewhere.
+				first.inFlight, w.committed = false, 1
+				turn := w.found["turn_1"]
+				end := turn.End
+				turn.End = nil
+				w.found[first.inputs.ID("turn")] = turn
+				inside, answered := waiting(t, w, chat)
+				if inside != 0 {
+					t.Errorf("%d inside while it follows the turn", inside)
+				}
+				w.mu.Lock()
+				turn.End = end
+				w.found[first.inputs.ID("turn")] = turn
+				w.mu.Unlock()
+				if answer := <-answered; answer.Code != http.StatusOK || !strings.Contains(answer.Body.String(), "¡Hola, Ana!") || len(w.turns) != 0 {
+					t.Errorf("%d %s", answer.Code, answer.Body)
+				}
+			})
+		})
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/domain/account"
 	"github.com/nidohq/nido/domain/apikey"
 	"github.com/nidohq/nido/projections"
 )
@@ -317,5 +318,20 @@ func TestHeadAnswersLikeGetWithoutABody(t *testing.T) {
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK || !regexp.MustCompile(`^req_[0-9a-v]{26}$`).MatchString(answer.Header.Get("X-Request-Id")) {
 		t.Errorf("%d %v", answer.StatusCode, answer.Header)
+	}
+}
+
+// What a change does not name is not for the API to say: it may have changed since anybody looked.
+func TestAnAccountsChangeNamesWhatTheRequestNames(t *testing.T) {
+	w := newWorld(t)
+	key := w.key(adminScopes)
+	for _, body := range []string{`{"plan":"scale"}`, `{"limits":{"perMinute":7}}`, `{"limits":{}}`} {
+		if answer := w.do(request{method: "PATCH", path: "/api/accounts/acc_2", body: body, key: key}); answer.Code != 200 {
+			t.Errorf("%s: %d %s", body, answer.Code, answer.Body)
+		}
+	}
+	if len(w.plans) != 3 || w.plans[0] != (account.ChangePlan{Plan: account.Scale}) || w.plans[1].Plan != "" || *w.plans[1].Custom != (account.Limits{PerMinute: 7}) ||
+		w.plans[2].Plan != "" || *w.plans[2].Custom != (account.Limits{}) {
+		t.Errorf("%+v", w.plans)
 	}
 }

@@ -45,6 +45,7 @@ type Server struct {
 	management   *mux.Router            // what the management API serves
 	agentHost    *mux.Router            // what agents' own hosts serve
 	gates        *gates                 // how many requests it works on at a time
+	settling     chan struct{}          // has one for each idempotent request that is settled behind its answer
 }
 
 // New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
@@ -69,6 +70,7 @@ func newServer(config Config, contract contract) (*Server, error) {
 	s := &Server{
 		config: config, logger: config.Logger, publicHost: public.Hostname(),
 		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(), document: contract.json,
+		settling: make(chan struct{}, maxSettling),
 	}
 	s.deprecations = map[string]deprecation{}
 	for _, op := range contract.operations {
@@ -177,7 +179,8 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 		}
 		// Who sends a body may take their time, which is no load; without one the first look-up is behind the door, too.
 		defer func() { x.leave() }()
-		if op.body == nil {
+		sent := op.body != nil || r.ContentLength != 0 // where there is to be none, somebody may send one all the same
+		if !sent {
 			if err := s.enter(r, op); err != nil {
 				s.refuse(w, r, err)
 				return
@@ -191,7 +194,7 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
-		if op.body != nil {
+		if sent {
 			if err := s.enter(r, op); err != nil {
 				s.refuse(w, r, err)
 				return
@@ -275,8 +278,11 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, op *operation)
 // recover answers a panic with an internal error, and keeps what it said for the log.
 func (s *Server) recover(w *capture, r *http.Request) {
 	reason := recover()
-	if reason == nil {
+	switch reason {
+	case nil:
 		return
+	case http.ErrAbortHandler:
+		panic(reason) // somebody has said why already
 	}
 	s.logger.ErrorContext(r.Context(), "handler panicked", "panic", fmt.Sprint(reason), "stack", string(debug.Stack()))
 	if w.status != 0 { // half an answer is out: only a broken connection says that it is not whole

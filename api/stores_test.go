@@ -40,6 +40,7 @@ func (w *world) Admit(_ context.Context, admission projections.Admission) (proje
 		if a.Account == caller.Account && (a.ID == admission.AgentID || admission.AgentID == "" && a.Slug == admission.Slug) {
 			found.Agent = &a
 			found.Stream = projections.ConversationStream(a.ID, admission.Mac)
+			found.Snapshot.Committed = w.committed
 			found.Erased = admission.Mac == "mac-of-again"
 		}
 	}
@@ -75,7 +76,13 @@ func (w turnsOf) Queue(ctx context.Context, conversation domain.StreamID) (*comm
 
 func (w turnsOf) Running(string) *commands.Live { return nil }
 
-func (w *world) FindTurn(_ context.Context, account, turn string) (projections.Turn, error) {
+func (w *world) FindTurn(ctx context.Context, account, turn string) (projections.Turn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.silent { // a store that is asked and does not answer
+		<-ctx.Done()
+		return projections.Turn{}, fmt.Errorf("find the turn: %w", ctx.Err())
+	}
 	found, ok := w.found[turn]
 	if !ok || account != "acc_1" {
 		return projections.Turn{}, projections.ErrNotFound
@@ -104,12 +111,17 @@ func (w *world) Check(context.Context) (bool, map[string]string, map[string]Lag)
 		map[string]Lag{"postgres": {}, "clickhouse": {Records: 42, Age: 90500 * time.Millisecond}}
 }
 
-func (w *world) Begin(_ context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {
+func (w *world) Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	name := account + caller + key
 	kept, ok := w.kept[name]
 	switch {
+	case ctx.Err() != nil:
+		return proposed, nil, ctx.Err()
+	case !ok && w.lost:
+		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+		return proposed, nil, context.DeadlineExceeded
 	case !ok:
 		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
 		return proposed, nil, nil
@@ -181,7 +193,8 @@ func (a accountsOf) Open(context.Context, commands.Meta, commands.OpenAccount) (
 	return commands.OpenedAccount{ID: "acc_2", Key: commands.IssuedKey{ID: "abcdefghijkl", Key: secretKey}}, a.fail
 }
 
-func (a accountsOf) ChangePlan(context.Context, commands.Meta, string, account.Plan, account.Limits) error {
+func (a accountsOf) ChangePlan(_ context.Context, _ commands.Meta, _ string, plan account.Plan, custom *account.Limits) error {
+	a.plans = append(a.plans, account.ChangePlan{Plan: plan, Custom: custom})
 	return a.fail
 }
 func (a accountsOf) Suspend(context.Context, commands.Meta, string, string) error { return a.fail }

@@ -62,15 +62,25 @@ func (s *Server) sendStream(w http.ResponseWriter, r *http.Request, turn followe
 		return
 	}
 	x := exchangeOf(r)
+	if lost, ok := errors.AsType[*lostTurn](err); ok && r.Context().Err() == nil {
+		x.record.ErrorCode = explain(r.Context(), lost.cause).Code
+		s.logger.WarnContext(r.Context(), "stream broken off", "turn", turn.id, "error", err)
+		panic(http.ErrAbortHandler) // only a broken connection says that the turn has not come to its end
+	}
 	x.record.ErrorCode = "request_cancelled"
 	if errors.Is(err, os.ErrDeadlineExceeded) && turn.live != nil {
 		turn.live.Release()
 	}
-	if r.Context().Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		s.logger.WarnContext(r.Context(), "stream broken off", "turn", turn.id, "error", err)
-	}
 	s.awaitUsage(r, turn)
 }
+
+// lostTurn is why a turn cannot be followed any more.
+type lostTurn struct{ cause error }
+
+func (l *lostTurn) Error() string { return "follow the turn: " + l.cause.Error() }
+
+// Unwrap returns the cause.
+func (l *lostTurn) Unwrap() error { return l.cause }
 
 // tell is the loop.
 func (s *Server) tell(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) error {
@@ -93,7 +103,7 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, turn followed, fro
 	for {
 		step, err := turn.Next(r.Context(), from, ping.C)
 		if err != nil {
-			return err
+			return &lostTurn{err}
 		}
 		patience()
 		if step.Text != "" {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -181,6 +182,7 @@ func TestASlowReaderIsLetGoOfAndItsTurnGoesOn(t *testing.T) {
 	live := commands.NewLive("turn_9", "conv-1", "agt_1", "msg_9", noon)
 	live.Say("hola")
 	r := withExchange(httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{})
+	live.Tie(r.Context())
 	turn := ofThisNode(live)
 	recorder := stalled{httptest.NewRecorder()}
 	w.server.sendStream(recorder, r, turn, 0, newTurnEvents(w.server, recorder, r, turn, true))
@@ -191,6 +193,59 @@ func TestASlowReaderIsLetGoOfAndItsTurnGoesOn(t *testing.T) {
 	if step, err := live.Next(t.Context(), 4, nil); err != nil || step.End == nil || step.End.Err != nil {
 		t.Errorf("%+v, %v", step, err)
 	}
+	if _, tied := live.Cancelled(t.Context()); tied {
+		t.Error("its reader's leaving would have cancelled it")
+	}
+}
+
+// What is told half must not look whole: an OpenAI client takes a stream that ends well for a reply.
+func TestAStreamWhoseTurnIsLostBreaksOff(t *testing.T) {
+	w := newWorld(t)
+	w.found["turn_8"] = projections.Turn{Agent: "agt_1", ConversationID: domain.Sealed{Key: "dk_1", Data: []byte("conv-1")}, Received: noon}
+	w.pieces["turn_8"] = []commands.TurnPiece{{Turn: "turn_8", Text: domain.Sealed{Key: "dk_1", Data: []byte("half a")}}}
+	server := httptest.NewServer(w.server)
+	defer server.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/v1/turns/turn_8/events", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+w.key(accountScopes))
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	told := bufio.NewReader(answer.Body)
+	for line := ""; !strings.Contains(line, "half a"); {
+		if line, err = told.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mu.Lock()
+	delete(w.found, "turn_8") // its conversation is erased
+	w.mu.Unlock()
+	if rest, err := io.ReadAll(told); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v behind %q", err, rest)
+	}
+	server.Close() // returns once no request is being handled
+	if code := w.last().ErrorCode; code != "turn_not_found" {
+		t.Errorf("noted as %q", code)
+	}
+	if strings.Contains(w.logged.String(), "panicked") {
+		t.Errorf("%s", w.logged)
+	}
+}
+
+func TestAFollowerDoesNotWaitForAStoreThatSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.silent = true
+		began := time.Now()
+		_, err := (&storedTurn{server: w.server, account: "acc_1", id: "turn_1"}).Next(t.Context(), 0, nil)
+		if took := time.Since(began); err == nil || took < lookPatience || took > lookPatience+2*admitTimeout {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
 }
 
 func TestARepeatedStreamFollowsTheTurnThatItBegan(t *testing.T) {

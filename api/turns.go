@@ -118,7 +118,9 @@ func lastSeen(turn string, last *string) (from int, over bool, err error) {
 // find finds a turn that the caller may follow.
 func (s *Server) find(r *http.Request, turnID string) (followed, error) {
 	x := exchangeOf(r)
-	found, err := s.config.TurnQueries.FindTurn(r.Context(), x.caller.Account, turnID)
+	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+	defer cancel()
+	found, err := s.config.TurnQueries.FindTurn(ctx, x.caller.Account, turnID)
 	switch {
 	case err != nil:
 		return followed{}, notFoundAs(err, "turn_not_found")
@@ -130,7 +132,7 @@ func (s *Server) find(r *http.Request, turnID string) (followed, error) {
 		x.record.ConversationID = live.ConversationID
 		return ofThisNode(live), nil
 	}
-	plain, erased, err := s.config.Keyring.Open(r.Context(), []domain.Sealed{found.ConversationID})
+	plain, erased, err := s.config.Keyring.Open(ctx, []domain.Sealed{found.ConversationID})
 	if err != nil {
 		return followed{}, fmt.Errorf("open the conversation's id: %w", err)
 	}
@@ -179,6 +181,8 @@ func (t *storedTurn) Next(ctx context.Context, from int, alarm <-chan time.Time)
 
 // look asks for the end first: when it is there, the pieces may be gone.
 func (t *storedTurn) look(ctx context.Context, from int) (commands.Step, error) {
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout) // a store that says nothing must not hold back the pings, either
+	defer cancel()
 	found, err := t.server.config.TurnQueries.FindTurn(ctx, t.account, t.id)
 	if err != nil {
 		return commands.Step{}, notFoundAs(err, "turn_not_found")

@@ -64,6 +64,10 @@ type world struct {
 	// unsettled counts the answers under Idempotency-Keys that the store does not take before it does.
 	unsettled int
 	erased    []domain.StreamID
+	plans     []account.ChangePlan
+	lost      bool // the store takes a request under an Idempotency-Key, and does not say so
+	silent    bool // the store does not answer who looks for a turn
+	committed domain.Version
 }
 
 type keptAnswer struct {

@@ -63,8 +63,8 @@ func (a *Accounts) Open(ctx context.Context, meta Meta, in OpenAccount) (OpenedA
 	return OpenedAccount{ID: id, Key: key}, nil
 }
 
-// ChangePlan moves an account to a plan with these custom limits, at once.
-func (a *Accounts) ChangePlan(ctx context.Context, meta Meta, id string, plan account.Plan, custom account.Limits) error {
+// ChangePlan moves an account to a plan, if it names one, and to these custom limits, if it names any, at once.
+func (a *Accounts) ChangePlan(ctx context.Context, meta Meta, id string, plan account.Plan, custom *account.Limits) error {
 	_, err := a.handle(ctx, meta, id, "change plan", account.ChangePlan{Plan: plan, Custom: custom})
 	return err
 }

@@ -166,7 +166,7 @@ func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Liv
 	upstream, stop := context.WithCancelCause(background)
 	live := open.newLive(stop)
 	if !turn.Continue {
-		live.tie(ctx)
+		live.Tie(ctx)
 	}
 	accepted := make(chan bool, 1)
 	go func() {

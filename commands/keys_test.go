@@ -211,7 +211,7 @@ func TestAnAccountsLaterLife(t *testing.T) {
 	custom := account.Limits{PerMinute: 7}
 	for i, step := range []func(commands.Meta) error{
 		func(meta commands.Meta) error {
-			return accounts.ChangePlan(t.Context(), meta, opened.ID, account.Pro, custom)
+			return accounts.ChangePlan(t.Context(), meta, opened.ID, account.Pro, &custom)
 		},
 		func(meta commands.Meta) error { return accounts.Suspend(t.Context(), meta, opened.ID, "unpaid") },
 		func(meta commands.Meta) error { return accounts.Resume(t.Context(), meta, opened.ID) },

@@ -68,8 +68,8 @@ func (o *opening) newLive(stop context.CancelCauseFunc) *Live {
 	return live
 }
 
-// tie cancels the turn when its client's context ends.
-func (l *Live) tie(ctx context.Context) {
+// Tie cancels the turn when its client's context ends.
+func (l *Live) Tie(ctx context.Context) {
 	l.tied = true
 	l.untie = context.AfterFunc(ctx, func() { l.stop(errClientGone) })
 }

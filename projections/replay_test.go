@@ -67,7 +67,7 @@ func (w *world) step(t *rapid.T) {
 	switch rapid.IntRange(0, 9).Draw(t, "what") {
 	case 0:
 		act(w, t, account.Aggregate, acc, rapid.SampledFrom([]account.Command{
-			account.Open{Name: "n" + one, Plan: account.Free}, account.ChangePlan{Plan: account.Pro}, account.ChangePlan{Plan: account.Scale, Custom: account.Limits{PerDay: 3}},
+			account.Open{Name: "n" + one, Plan: account.Free}, account.ChangePlan{Plan: account.Pro}, account.ChangePlan{Plan: account.Scale, Custom: &account.Limits{PerDay: 3}},
 			account.Suspend{Reason: "r"}, account.Resume{},
 			account.Suspend{Reason: "r"}, account.Resume{}, account.Erase{Erasure: "era_" + acc, At: w.at},
 		}).Draw(t, "account"))

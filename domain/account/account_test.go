@@ -53,17 +53,21 @@ func TestDecisions(t *testing.T) {
 		"a plan is changed": tell.Given(opened).
 			When(account.ChangePlan{Plan: account.Pro}).Then(account.PlanChanged{Plan: account.Pro}),
 		"limits are changed on the same plan": tell.Given(opened).
-			When(account.ChangePlan{Plan: account.Starter, Custom: custom}).Then(account.PlanChanged{Plan: account.Starter, Custom: custom}),
-		"limits go with a change that does not name them": tell.Given(opened, account.PlanChanged{Plan: account.Starter, Custom: custom}).
-			When(account.ChangePlan{Plan: account.Starter}).Then(account.PlanChanged{Plan: account.Starter}),
+			When(account.ChangePlan{Custom: &custom}).Then(account.PlanChanged{Plan: account.Starter, Custom: custom}),
+		"limits stay where a change does not name them": tell.Given(opened, account.PlanChanged{Plan: account.Starter, Custom: custom}).
+			When(account.ChangePlan{Plan: account.Pro}).Then(account.PlanChanged{Plan: account.Pro, Custom: custom}),
+		"limits are taken back": tell.Given(opened, account.PlanChanged{Plan: account.Starter, Custom: custom}).
+			When(account.ChangePlan{Custom: &account.Limits{}}).Then(account.PlanChanged{Plan: account.Starter}),
+		"a change that names nothing is none": tell.Given(opened, account.PlanChanged{Plan: account.Pro, Custom: custom}).
+			When(account.ChangePlan{}).ThenNothing(),
 		"a plan is changed once": tell.Given(opened, account.PlanChanged{Plan: account.Pro, Custom: custom}).
-			When(account.ChangePlan{Plan: account.Pro, Custom: custom}).ThenNothing(),
+			When(account.ChangePlan{Plan: account.Pro, Custom: &custom}).ThenNothing(),
 		"a plan is changed during a suspension": tell.Given(opened, account.Suspended{}).
 			When(account.ChangePlan{Plan: account.Pro}).Then(account.PlanChanged{Plan: account.Pro}),
 		"a plan is not changed to one that does not exist": tell.Given(opened).
 			When(account.ChangePlan{Plan: "gold"}).ThenRefused("invalid_request", "plan"),
 		"a plan is not changed to negative limits": tell.Given(opened).
-			When(account.ChangePlan{Plan: account.Pro, Custom: account.Limits{PerDay: -1}}).ThenRefused("invalid_request", "limits"),
+			When(account.ChangePlan{Plan: account.Pro, Custom: &account.Limits{PerDay: -1}}).ThenRefused("invalid_request", "limits"),
 		"a plan is not changed where there is no account": tell.Given().
 			When(account.ChangePlan{Plan: account.Pro}).ThenRefused("account_not_found", ""),
 
@@ -160,7 +164,7 @@ func commands() *rapid.Generator[account.Command] {
 		case 0:
 			return account.Open{Name: rapid.SampledFrom([]string{"Acme", "Ñandú", ""}).Draw(t, "name"), Plan: plan, Custom: custom}
 		case 1:
-			return account.ChangePlan{Plan: plan, Custom: custom}
+			return account.ChangePlan{Plan: plan, Custom: rapid.SampledFrom([]*account.Limits{nil, &custom}).Draw(t, "named limits")}
 		case 2:
 			return account.Erase{Erasure: "era_1", At: noon}
 		case 3, 4, 5:

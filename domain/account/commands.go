@@ -3,6 +3,7 @@ package account
 // This file stands at the decision: what one can ask of an account, each command with its own rule.
 
 import (
+	"cmp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,10 +26,11 @@ type Open struct {
 	Custom Limits
 }
 
-// ChangePlan moves the account to another plan or gives it other limits of its own; both are stated whole.
+// ChangePlan moves the account to another plan or gives it other limits of its own. What it leaves out stays as it is when the
+// decision is made: two changes at once, of the plan and of the limits, are both kept.
 type ChangePlan struct {
-	Plan   Plan
-	Custom Limits
+	Plan   Plan    // empty: as it is
+	Custom *Limits // all of them; nil: as they are
 }
 
 // Suspend stops every key of the account.
@@ -63,20 +65,24 @@ func (c Open) decide(s State) ([]Event, error) {
 }
 
 func (c ChangePlan) decide(s State) ([]Event, error) {
-	_, known := c.Plan.Limits()
+	changed := PlanChanged{Plan: cmp.Or(c.Plan, s.Plan), Custom: s.Custom}
+	if c.Custom != nil {
+		changed.Custom = *c.Custom
+	}
+	_, known := changed.Plan.Limits()
 	switch {
 	case !s.Opened:
 		return nil, notFound()
 	case s.Erased:
 		return nil, erased()
 	case !known:
-		return nil, unknownPlan(c.Plan)
-	case !c.Custom.valid():
+		return nil, unknownPlan(changed.Plan)
+	case !changed.Custom.valid():
 		return nil, negativeLimits()
-	case s.Plan == c.Plan && s.Custom == c.Custom:
+	case s.Plan == changed.Plan && s.Custom == changed.Custom:
 		return nil, nil
 	}
-	return []Event{PlanChanged(c)}, nil
+	return []Event{changed}, nil
 }
 
 func (c Suspend) decide(s State) ([]Event, error) {

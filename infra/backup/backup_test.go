@@ -308,7 +308,7 @@ func TestAnInterruptedBackupIsNoneAndIsGoneOnWith(t *testing.T) {
 	var said bytes.Buffer
 	b := backup.Backup{
 		Dir: dir, Prefix: w.prefix, Cluster: cluster, Pool: s.pool, ClickHouse: s.clickhouse, Keys: backupKeys,
-		SegmentBytes: 3000, Patience: time.Second, Out: &said, Progress: &progress.Progress{Out: &said}, Logger: quiet(),
+		SegmentBytes: 3000, Patience: 4 * time.Second, Out: &said, Progress: &progress.Progress{Out: &said}, Logger: quiet(),
 	}
 	if _, err := b.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "data_keys") {
 		t.Fatalf("nothing could move: %v", err)

@@ -20,7 +20,7 @@ const (
 )
 
 // patience bounds each set-up and each clean-up. It is long, since tests of many packages start at once on few cores.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // longestName bounds the readable part of a name: Postgres cuts identifiers off at 63 bytes, and generations of the
 // read models add a number to ours.

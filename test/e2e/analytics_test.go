@@ -21,6 +21,8 @@ const (
 	// pacedRounds is how often the comparison is made before it counts: on a machine that others use, a pause of theirs
 	// is not ClickHouse's.
 	pacedRounds = 3
+	// unnoticed is what a busy machine may add to a chat. One that waited for ClickHouse would wait for seconds.
+	unnoticed = 100 * time.Millisecond
 	// caughtUp is how long logs and statistics may take to be complete behind the outage.
 	caughtUp = time.Minute
 )
@@ -89,7 +91,10 @@ func TestChatsDoNotNoticeThatClickHouseStandsStill(t *testing.T) {
 		began := time.Now()
 		sent := countRows(t, env, `SELECT count(*) FROM read.messages`)
 		await(t, caughtUp, "logs and statistics to be complete", func() bool { return i.statistics() == sent && i.loggedChats(t) == sent/2 })
-		within = ninetyNinth(during) <= 2*ninetyNinth(before)
+		if took := time.Since(began); took > caughtUp {
+			t.Errorf("logs and statistics were complete after %v", took)
+		}
+		within = ninetyNinth(during) <= max(2*ninetyNinth(before), unnoticed)
 		t.Logf("p99 %v of %d chats before, %v of %d while ClickHouse stood still for %v; complete %v later", ninetyNinth(before), len(before),
 			ninetyNinth(during), len(during), outage, time.Since(began).Round(100*time.Millisecond))
 	}

@@ -26,7 +26,8 @@ type client struct {
 func newClient(t testing.TB, base, key string) *client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 256, DialContext: dialLoopback}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &client{t: t, base: base, key: key, http: &http.Client{Transport: transport, Timeout: 60 * time.Second}}
+	// Streams included, the longest of which wait until a dead node's turn is ended.
+	return &client{t: t, base: base, key: key, http: &http.Client{Transport: transport, Timeout: 3 * time.Minute}}
 }
 
 // dialLoopback resolves every name below localhost to this machine, as browsers and curl do.
@@ -88,6 +89,17 @@ func (c *client) do(ctx context.Context, method, path string, body any, headers 
 	defer response.Body.Close()
 	data, err := io.ReadAll(response.Body)
 	return answer{status: response.StatusCode, header: response.Header, body: data}, err
+}
+
+// untilLetIn sends a request until the node lets it in: what is refused as too much for the moment was not begun, and a
+// machine that others use can do less than one thinks.
+func (c *client) untilLetIn(method, path string, body any) (got answer, err error) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		if got, err = c.do(c.t.Context(), method, path, body); err != nil || got.code() != "overloaded" {
+			break
+		}
+	}
+	return got, err
 }
 
 // must sends a request and wants a status.

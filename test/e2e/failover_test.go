@@ -72,8 +72,15 @@ func TestAPostgresThatHasLostCommitsIsNotServedFromUntilItHasThemAgain(t *testin
 		}
 	})
 	t.Logf("while the copy was behind: %v", codes)
-	if len(codes) != 1 || codes["503 unavailable"] < 100 {
-		t.Error("a node answered from a Postgres that had lost commits, or nobody asked")
+	asked := 0
+	for code, times := range codes {
+		asked += times
+		if !strings.HasPrefix(code, "503 ") {
+			t.Errorf("a node answered from a Postgres that had lost commits: %s", code)
+		}
+	}
+	if asked < 50 {
+		t.Errorf("only %d times did anybody ask", asked)
 	}
 	for _, node := range in.nodes[:2] {
 		says := readyzOf(t, node)

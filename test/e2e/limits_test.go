@@ -43,7 +43,7 @@ func TestLimitsHoldAcrossNodes(t *testing.T) {
 	statuses := map[int]int{}
 	inParallel(128, 500, func(i int) {
 		node := []*client{here, there}[i%2]
-		got, err := node.do(t.Context(), "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola"))
+		got, err := node.untilLetIn("POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola"))
 		if err != nil {
 			t.Error(err)
 			return
@@ -126,7 +126,7 @@ func tellsOfReachedLimits(t *testing.T, c cluster) {
 	c.a.must(http.StatusOK, "PATCH", "/api/accounts/"+account, map[string]any{"limits": map[string]any{"perDay": 20}})
 	send := func(count int) {
 		inParallel(16, count, func(i int) {
-			if _, err := nodes[i%2].do(t.Context(), "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola")); err != nil {
+			if _, err := nodes[i%2].untilLetIn("POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("", "hola")); err != nil {
 				t.Error(err)
 			}
 		})

@@ -203,11 +203,8 @@ func awaitMembers(t *testing.T, remote kafkatest.Remote, engines []string, count
 	group := strings.TrimSuffix(eventsTopic(engines), "events") + "postgres"
 	await(t, 30*time.Second, fmt.Sprintf("%d projectors to share the partitions", count), func() bool {
 		groups, err := admin.DescribeGroups(t.Context(), group)
-		if err != nil {
-			t.Fatal(err)
-		}
 		described := groups[group]
-		return described.Err == nil && described.State == "Stable" && len(described.Members) == count &&
+		return err == nil && described.Err == nil && described.State == "Stable" && len(described.Members) == count &&
 			len(described.AssignedPartitions()[eventsTopic(engines)]) == 12
 	})
 }

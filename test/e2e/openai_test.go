@@ -55,7 +55,7 @@ func asking(model string, messages ...openai.ChatCompletionMessageParamUnion) op
 func TestOfficialClientsOfOpenAI(t *testing.T) {
 	t.Parallel()
 	f := startFacade(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // npm's packages take their time to load
 	defer cancel()
 
 	t.Run("a completion, by host, slug and id", func(t *testing.T) {

@@ -197,23 +197,25 @@ func (o *observatory) traces(t *testing.T) {
 func (o *observatory) logs(t *testing.T) {
 	const trace = "7b8efff798038103d269b633813fc60c"
 	answer := o.root.must(http.StatusBadGateway, "POST", o.chatPath(), chatBody("conv-4", "refuse this, too"), "Traceparent", "00-"+trace+"-eee19b7ec3c1b174-01")
-	text, err := os.ReadFile(o.api.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var said map[string]any
-		if err := json.Unmarshal([]byte(line), &said); err != nil {
-			t.Fatalf("a line is not JSON: %s", line)
+	await(t, 5*time.Second, "a line of the log with the request "+answer.header.Get("X-Request-Id"), func() bool {
+		text, err := os.ReadFile(o.api.log)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if said["request_id"] == answer.header.Get("X-Request-Id") {
-			if said["msg"] != "request failed" || said["code"] != "upstream_rejected" || said["trace_id"] != trace || said["level"] != "ERROR" {
-				t.Errorf("the line is %s", line)
+		for line := range strings.Lines(string(text)) {
+			var said map[string]any
+			if err := json.Unmarshal([]byte(line), &said); err != nil && strings.HasSuffix(line, "\n") { // else it is being written
+				t.Fatalf("a line is not JSON: %s", line)
 			}
-			return
+			if said["request_id"] == answer.header.Get("X-Request-Id") {
+				if said["msg"] != "request failed" || said["code"] != "upstream_rejected" || said["trace_id"] != trace || said["level"] != "ERROR" {
+					t.Errorf("the line is %s", line)
+				}
+				return true
+			}
 		}
-	}
-	t.Errorf("no line of the log has the request %s", answer.header.Get("X-Request-Id"))
+		return false
+	})
 }
 
 // series counts them before and after a flood of things that clients may make up.
@@ -349,7 +351,11 @@ func (o *observatory) stops(t *testing.T) {
 	})
 	// The API node has no projector: it sees the lag from outside, and so it goes on seeing it when the projector is dead.
 	const lag = `nido_projector_lag_seconds{partition="0",projector="postgres"}`
-	first := o.api.scrape(t)
+	var first page
+	await(t, 20*time.Second, "a lag in seconds", func() bool { // from the first look on, where the record could not be read at once
+		first = o.api.scrape(t)
+		return first[lag] > 0
+	})
 	o.projector.stop(syscall.SIGTERM, 40*time.Second)
 	await(t, 20*time.Second, "the alert on a fold that is behind", func() bool { return len(holds(t, behind, o.api.scrape(t))) == 1 })
 	second := o.api.scrape(t)

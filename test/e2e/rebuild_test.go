@@ -22,7 +22,7 @@ import (
 func (i installation) fill(t *testing.T, agentID string, chats int) {
 	t.Helper()
 	inParallel(32, chats, func(n int) {
-		got, err := i.root.do(t.Context(), "POST", "/api/v2/agent/"+agentID+"/chat", chatBody(fmt.Sprintf("fill-%d", n), fmt.Sprintf("fill %d", n)))
+		got, err := i.root.untilLetIn("POST", "/api/v2/agent/"+agentID+"/chat", chatBody(fmt.Sprintf("fill-%d", n), fmt.Sprintf("fill %d", n)))
 		if err != nil || got.status != http.StatusOK {
 			t.Errorf("chat: %v, status %d: %s", err, got.status, got.body)
 		}
@@ -110,7 +110,7 @@ func TestPostgresIsRebuiltUnderTrafficAndAfterAKill(t *testing.T) {
 		t.Errorf("it began anew instead of behind %d: %s", reached, said)
 	}
 	t.Logf("resumed behind %d: %s", reached, said)
-	if slowest := stopWatching(); slowest > 5*time.Second {
+	if slowest := stopWatching(); slowest > late {
 		t.Errorf("a command took %v", slowest)
 	} else {
 		t.Logf("the slowest command took %v", slowest)

@@ -122,21 +122,28 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 	s := startStage(t)
 
 	t.Run("a client that goes away cancels the upstream call within a second, and the turn with it", func(t *testing.T) {
-		ctx, leave := context.WithCancel(t.Context())
-		answered := s.beginTurn(t, ctx, s.root, "gone", hangs)
-		leave()
-		<-answered
-		patience, giveUp := context.WithTimeout(t.Context(), time.Second)
-		defer giveUp()
-		if err := s.model.Await(patience, func(stats modeltest.Stats) bool { return stats.Active == 0 && stats.Cut == 1 }); err != nil {
-			t.Error(err)
-		}
-		if reply := s.end(t, "gone", 20*time.Second); reply.Status != "cancelled" || reply.Text != promise {
-			t.Errorf("the end: %+v", reply)
-		}
-		if status := s.logged(t, "gone"); status != 499 {
-			t.Errorf("the request log says %d", status)
-		}
+		times := 0
+		withinASecond(t, "leaving the model alone", func() time.Duration {
+			times++
+			conversation := fmt.Sprintf("gone-%d", times)
+			ctx, leave := context.WithCancel(t.Context())
+			answered := s.beginTurn(t, ctx, s.root, conversation, hangs)
+			left := time.Now()
+			leave()
+			<-answered
+			await(t, 10*time.Second, "the model to be left alone", func() bool {
+				stats := s.model.Stats()
+				return stats.Active == 0 && stats.Cut == times
+			})
+			took := time.Since(left)
+			if reply := s.end(t, conversation, 10*time.Second); reply.Status != "cancelled" || reply.Text != promise {
+				t.Errorf("the end: %+v", reply)
+			}
+			if status := s.logged(t, conversation); status != 499 {
+				t.Errorf("the request log says %d", status)
+			}
+			return took
+		})
 	})
 
 	t.Run("a node that is told to stop ends the turns that it cuts off, and logs them", func(t *testing.T) {
@@ -149,9 +156,9 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 		}
 		for i := range 5 {
 			conversation := fmt.Sprintf("stopped-%d", i)
-			// At once, and with what was said, by the node itself: cancelled with the connection, or interrupted with a word
-			// to the client.
-			reply := s.end(t, conversation, 10*time.Second)
+			// With what was said, by the node itself, and so sooner than by the sweeper: cancelled with the connection, or
+			// interrupted with a word to the client.
+			reply := s.end(t, conversation, time.Second)
 			told := reply.Status == "failed" && reply.Error != nil && *reply.Error == "interrupted"
 			if !told && reply.Status != "cancelled" || reply.Text != promise {
 				t.Errorf("the end: %+v", reply)
@@ -205,7 +212,7 @@ func TestATurnWhoseClientOrNodeStops(t *testing.T) {
 
 func TestACreatorThatDiesBetweenItsCommits(t *testing.T) {
 	t.Parallel()
-	s := startStage(t, "NIDO_CLAIM_TIMEOUT=2s")
+	s := startStage(t, "NIDO_CLAIM_TIMEOUT=8s") // so long that the test sees the claim before it is over
 	create := func(c *client, slug string, headers ...string) (answer, error) {
 		return c.do(t.Context(), "POST", "/api/agents", map[string]any{"name": slug, "slug": slug, "model": "m"}, headers...)
 	}

@@ -99,8 +99,8 @@ func (s *stream) next() event {
 			s.seen = append(s.seen, e)
 		}
 		return e
-	case <-time.After(70 * time.Second):
-		s.t.Fatalf("no event for 70 s after %+v", s.seen)
+	case <-time.After(2 * time.Minute):
+		s.t.Fatalf("no event for two minutes after %+v", s.seen)
 	}
 	return event{}
 }

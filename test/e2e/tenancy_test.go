@@ -209,7 +209,7 @@ func (c call) send(t *testing.T, as *client, slug string) answer {
 	if c.onHost {
 		as = as.onHost(slug)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a stream has no end of its own
+	ctx, cancel := context.WithTimeout(t.Context(), leastPatience) // a stream has no end of its own
 	defer cancel()
 	got, err := as.do(ctx, c.method, c.path, c.body)
 	if err != nil && got.status == 0 {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -41,13 +42,13 @@ type tortured struct {
 	model    *modeltest.Server
 }
 
-func startTortured(t *testing.T) tortured {
+func startTortured(t *testing.T, header, body time.Duration) tortured {
 	t.Helper()
 	model := modeltest.New(modeltest.Options{Reply: spoken})
 	t.Cleanup(model.Close)
 	dir, operator := t.TempDir(), freeAddress(t)
 	node := startDev(t, dir, "NIDO_MODEL_BASE_URL="+model.OpenAI(), "NIDO_OPERATOR_LISTEN="+operator,
-		"NIDO_HEADER_TIMEOUT="+headerPatience.String(), "NIDO_BODY_TIMEOUT="+bodyPatience.String())
+		"NIDO_HEADER_TIMEOUT="+header.String(), "NIDO_BODY_TIMEOUT="+body.String())
 	root := newClient(t, node.base, rootKey(t, dir))
 	_, stranger := root.customer("scale")
 	_, victim := root.customer("scale")
@@ -99,7 +100,7 @@ func (n tortured) say(text string, expected int) (answers []answer) {
 
 func TestHTTPByHand(t *testing.T) {
 	t.Parallel()
-	n := startTortured(t)
+	n := startTortured(t, 5*time.Second, 5*time.Second) // what comes at once is not late on a busy machine
 	rest := n.goroutines()
 	const me = "GET /api/me HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n"
 	create := func(head, body string) string {
@@ -271,20 +272,21 @@ func (n tortured) awaitRest(rest int) {
 
 func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 	t.Parallel()
-	n := startTortured(t)
+	n := startTortured(t, headerPatience, bodyPatience)
 	rest := n.goroutines()
 	const slow = 200
 	const head = "POST /api/agents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer "
 
 	t.Run("heads and bodies that come a byte at a time", func(t *testing.T) {
 		var late, told atomic.Int64
-		others := make(chan struct{})
+		others, took := make(chan struct{}), []time.Duration{}
 		go func() { // everybody else is served meanwhile
 			defer close(others)
 			for range 50 {
 				started := time.Now()
 				got, err := n.stranger.do(t.Context(), "GET", "/api/me", nil)
-				if took := time.Since(started); err != nil || got.status != http.StatusOK || took > 2*time.Second {
+				took = append(took, time.Since(started))
+				if err != nil || got.status != http.StatusOK {
 					t.Errorf("somebody else: %d, %v after %v", got.status, err, took)
 				}
 			}
@@ -312,7 +314,7 @@ func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 			}()
 			started := time.Now()
 			answered, _ := io.ReadAll(connection) // to its end, or until it is reset
-			if time.Since(started) > limit+5*time.Second {
+			if time.Since(started) > limit+10*time.Second {
 				late.Add(1)
 			}
 			if i%2 == 1 && bytes.Contains(answered, []byte(`"request_timeout"`)) {
@@ -322,6 +324,9 @@ func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 			<-done
 		})
 		<-others
+		if slices.Sort(took); took[len(took)/2] > time.Second { // most of them: on a busy machine one may wait for its turn
+			t.Errorf("everybody else waits %v", took)
+		}
 		if late.Load() > 0 || told.Load() < slow/4 {
 			t.Errorf("%d of %d connections were held too long, %d of %d bodies told", late.Load(), slow, told.Load(), slow/2)
 		}
@@ -331,28 +336,28 @@ func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 		connection := n.dial()
 		defer connection.Close()
 		started := time.Now()
-		if text, err := io.ReadAll(connection); len(text) > 0 || time.Since(started) > headerPatience+5*time.Second {
+		if text, err := io.ReadAll(connection); len(text) > 0 || time.Since(started) > headerPatience+10*time.Second {
 			t.Errorf("%q, %v after %v", text, err, time.Since(started))
 		}
 	})
 
 	t.Run("a client that closes its half has left", func(t *testing.T) {
-		cut := n.model.Stats().Cut
-		connection := n.dial()
-		defer connection.Close()
-		body := `{"query":"hang"}`
-		if _, err := fmt.Fprintf(connection, "POST /api/v2/agent/%s/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", n.agent, n.key, len(body), body); err != nil {
-			t.Fatal(err)
-		}
-		await(t, 20*time.Second, "the model to be asked", func() bool { return n.model.Stats().Active == 1 })
-		left := time.Now()
-		if err := connection.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		await(t, 20*time.Second, "the model's call to be cut", func() bool { return n.model.Stats().Cut == cut+1 && n.model.Stats().Active == 0 })
-		if took := time.Since(left); took > time.Second {
-			t.Errorf("the model was called on for %v", took)
-		}
+		withinASecond(t, "leaving the model alone", func() time.Duration {
+			cut := n.model.Stats().Cut
+			connection := n.dial()
+			defer connection.Close()
+			body := `{"query":"hang"}`
+			if _, err := fmt.Fprintf(connection, "POST /api/v2/agent/%s/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", n.agent, n.key, len(body), body); err != nil {
+				t.Fatal(err)
+			}
+			await(t, 5*time.Second, "the model to be asked", func() bool { return n.model.Stats().Active == 1 })
+			left := time.Now()
+			if err := connection.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			await(t, 5*time.Second, "the model's call to be cut", func() bool { return n.model.Stats().Cut == cut+1 && n.model.Stats().Active == 0 })
+			return time.Since(left)
+		})
 	})
 
 	t.Run("streams whose clients leave hold nothing", func(t *testing.T) {
