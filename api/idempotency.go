@@ -42,15 +42,15 @@ type Recorded struct {
 // Idempotency keeps what was asked and answered under a client's key, for 24 hours. Account, caller (the public id of the
 // API key) and key together name a request.
 type Idempotency interface {
-	// Begin notes a request with the inputs that its commands will be made from. It returns those proposed, or those of
-	// a first request that died before it was answered; or the answer to a first request that was. Its errors are
+	// Begin notes a request with the inputs that its commands will be made from. It returns those proposed, or with the seed
+	// of a first request that died before it was answered; or the answer to a first request that was. Its errors are
 	// ErrKeyReused where the fingerprint is another's, ErrInFlight where the first request is still being worked on,
 	// ErrErased where its answer has been erased; then the replay says only whose it was.
 	Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (inputs commands.Inputs, replay *Recorded, err error)
 	// Finish keeps the answer.
 	Finish(ctx context.Context, account, caller, key string, answer Recorded) error
 	// Abandon says that there is no answer worth keeping: the next request with this key starts at once, with the same
-	// inputs.
+	// seed.
 	Abandon(ctx context.Context, account, caller, key string) error
 	// Forget says that the request came to nothing, for good: the next one with this key is a new one.
 	Forget(ctx context.Context, account, caller, key string) error
@@ -97,7 +97,7 @@ func (a *attempt) finish(answer Recorded) {
 	})
 }
 
-// giveUp lets the next request begin: from the same inputs, or anew where the turn that they made has failed.
+// giveUp lets the next request begin: from the same seed, or anew where the turn that they made has failed.
 func (a *attempt) giveUp() {
 	if exchangeOf(a.r).failed {
 		a.settle(a.server.config.Idempotency.Forget)

@@ -92,7 +92,7 @@ func (o once) Begin(ctx context.Context, account, caller, key string, fingerprin
 	case err != nil:
 		return proposed, nil, err
 	}
-	inputs := commands.Inputs{Seed: attempt.Seed, Now: attempt.Now, Fresh: attempt.Seed == proposed.Seed}
+	inputs := commands.Inputs{Seed: attempt.Seed, Now: proposed.Now, Fresh: attempt.Seed == proposed.Seed}
 	if attempt.Replay == nil {
 		return inputs, nil, nil
 	}

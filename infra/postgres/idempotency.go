@@ -47,9 +47,8 @@ type AccountKeys interface {
 // Attempt is what a request works with once it has begun.
 type Attempt struct {
 	Seed   [32]byte
-	Now    time.Time
 	Replay *Response // the answer, where an earlier attempt finished: there is nothing to do but to send it again
-	Fresh  bool      // nobody has tried before; otherwise seed and time are those of the attempt that was given up
+	Fresh  bool      // nobody has tried before; otherwise the seed is that of the attempt that was given up
 }
 
 // Response is an answer as it was sent.
@@ -84,7 +83,7 @@ func (s *Idempotency) Begin(ctx context.Context, account, caller, key string, fi
 			return Attempt{}, fmt.Errorf("begin an idempotent request: %w", err)
 		}
 		if fresh {
-			return Attempt{Seed: proposed.Seed, Now: proposed.Now, Fresh: true}, nil
+			return Attempt{Seed: proposed.Seed, Fresh: true}, nil
 		}
 		attempt, settled, err := s.continued(ctx, row, dataKey)
 		if err != nil {
@@ -147,7 +146,7 @@ func (s *Idempotency) continued(ctx context.Context, row idempotencyRow, key com
 
 func (s *Idempotency) find(ctx context.Context, row idempotencyRow) (foundRow, error) {
 	const query = `
-		SELECT i.fingerprint, i.data_key, i.response_key, i.owner, i.seed, i.now, i.boot, i.status, i.response, i.started_at,
+		SELECT i.fingerprint, i.data_key, i.response_key, i.owner, i.seed, i.boot, i.status, i.response, i.started_at,
 		       i.expires <= now() AS expired,
 		       COALESCE(b.beaten_at > now() - interval '30 seconds', false) AS alive
 		FROM idempotency i LEFT JOIN boots b ON b.id = i.boot

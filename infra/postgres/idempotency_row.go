@@ -43,7 +43,6 @@ type foundRow struct {
 	ResponseKey string
 	Owner       string
 	Seed        []byte
-	Now         time.Time
 	Boot        *string
 	Status      *int
 	Response    []byte
@@ -58,7 +57,7 @@ func (f foundRow) matches(row idempotencyRow) bool {
 
 // inputs opens what the first attempt gathered.
 func (f foundRow) inputs(key commands.DataKey) (Attempt, error) {
-	attempt := Attempt{Now: f.Now.UTC()}
+	var attempt Attempt
 	seed, err := key.Open(domain.Sealed{Key: f.DataKey, Data: f.Seed})
 	if err != nil {
 		return Attempt{}, fmt.Errorf("open the seed: %w", err)
