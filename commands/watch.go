@@ -5,6 +5,7 @@ package commands
 // see the same, one tells it.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,27 +117,38 @@ func (w *Watch) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// Tell tells what waits. What fails goes on waiting.
+// Tell tells what waits. What fails goes on waiting, and so does the rest where a store is away: to find that out again for
+// each account would take hours.
 func (w *Watch) Tell(ctx context.Context) error {
 	w.mu.Lock()
 	waiting := w.waiting
 	w.waiting = map[string]account.ReachLimit{}
 	w.mu.Unlock()
-	var faults []error
+	var first error
+	faults, away := 0, false
 	for _, id := range slices.Sorted(maps.Keys(waiting)) {
-		reached, err := w.tell(ctx, id, waiting[id])
+		var reached account.Reached
+		var err error
+		if !away {
+			reached, err = w.tell(ctx, id, waiting[id])
+		}
 		w.mu.Lock()
-		if err != nil {
-			faults = append(faults, err)
-			if _, newer := w.waiting[id]; !newer {
-				w.waiting[id] = waiting[id]
-			}
-		} else {
+		if _, newer := w.waiting[id]; (away || err != nil) && !newer {
+			w.waiting[id] = waiting[id]
+		}
+		if !away && err == nil {
 			w.remember(id, reached)
 		}
 		w.mu.Unlock()
+		if err != nil {
+			first, faults = cmp.Or(first, err), faults+1
+			away = errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknownOutcome)
+		}
 	}
-	return errors.Join(faults...)
+	if faults > 1 {
+		return fmt.Errorf("%d accounts, the first of them: %w", faults, first)
+	}
+	return first
 }
 
 // remember keeps what has been told, so that the account's further requests need no look at its stream.

@@ -107,6 +107,25 @@ func TestAReachedLimitThatCouldNotBeToldIsToldLater(t *testing.T) {
 	}
 }
 
+func TestAStoreThatIsAwayIsNotAskedForEachAccount(t *testing.T) {
+	m := newMemory()
+	watch := newLimitWatch(m, nil)
+	for _, id := range []string{"acc_1", "acc_2", "acc_3"} {
+		openAccount(t, m, id)
+		watch.Counted(counted(id, 10, 8))
+	}
+	appends := 0
+	m.fates = func(domain.Commit) fate { appends++; return refused }
+	if err := watch.Tell(t.Context()); !errors.Is(err, commands.ErrUnavailable) || appends != 1 {
+		t.Errorf("%d accounts were tried: %v", appends, err)
+	}
+	m.fates = nil
+	tell(t, watch)
+	if got := reached(t, m); !slices.Equal(got, []int{80, 80, 80}) {
+		t.Errorf("the log tells of %v", got)
+	}
+}
+
 func TestASweepTellsWhatADeadNodeHasNot(t *testing.T) {
 	m := newMemory()
 	openAccount(t, m, "acc_1")
