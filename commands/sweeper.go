@@ -9,24 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/conversation"
 )
-
-// Boot is a process' life sign: a number that it raises every few seconds.
-type Boot struct {
-	ID   string
-	Beat int64
-}
-
-// Boots keeps the life signs of all nodes.
-type Boots interface {
-	Beat(ctx context.Context, id string) error
-	All(ctx context.Context) ([]Boot, error)
-	Remove(ctx context.Context, ids ...string) error
-}
 
 // LeftTurn is an open turn that somebody has to look at.
 type LeftTurn struct {
@@ -74,17 +62,16 @@ type Sweeper struct {
 	last   time.Time // of the last look that succeeded
 }
 
-// sighting is a boot's beat and when this process first saw it. Only this process' monotonic clock judges: a boot is
-// not dead because two machines disagree about the time, nor because Postgres could not be asked for a while.
-type sighting struct {
-	beat  int64
-	since time.Time
-}
-
 const (
-	// sweepBatch bounds what one look takes on, and sweepPatience how long it may take; the next look does the rest.
+	// sweepBatch bounds what is taken on together, sweepRounds how often in one look, and sweepPatience how long that may
+	// take; the next look does the rest.
 	sweepBatch    = 500
+	sweepRounds   = 20
 	sweepPatience = time.Minute
+	// sweepWriters is how many turns are ended at a time: a node that died may have left thousands, and their clients wait.
+	sweepWriters = 8
+	// sweepFaults is after how many that failed a look gives up: a store is away, and the next look may find it.
+	sweepFaults = 8
 )
 
 // NewSweeper wires a sweeper.
@@ -141,15 +128,14 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		return fmt.Errorf("read boots: %w", err)
 	}
 	living, dead := s.judge(boots, now)
-	turns, err := s.leftTurns(ctx, living, dead, now)
-	if err != nil {
-		return fmt.Errorf("find left turns: %w", err)
-	}
 	var faults []error
-	for _, turn := range turns {
-		if err := s.interrupt(ctx, turn, now); err != nil {
-			faults = append(faults, fmt.Errorf("end turn %s: %w", turn.Turn, err))
+	more := true
+	for round := 0; more && len(faults) == 0 && round < sweepRounds; round++ {
+		turns, err := s.leftTurns(ctx, living, dead, now)
+		if err != nil {
+			return fmt.Errorf("find left turns: %w", err)
 		}
+		more, faults = len(turns) == sweepBatch, s.interruptAll(ctx, turns, now)
 	}
 	claims, err := s.left.Claims(ctx, now.UTC().Add(-s.ClaimStale), sweepBatch)
 	if err != nil {
@@ -160,7 +146,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			faults = append(faults, fmt.Errorf("finish the claim on a slug: %w", err))
 		}
 	}
-	if len(faults) == 0 && len(turns) < sweepBatch && len(dead) > 0 { // nothing names these boots any more
+	if len(faults) == 0 && !more && len(dead) > 0 { // nothing names these boots any more
 		faults = append(faults, s.boots.Remove(ctx, dead...))
 	}
 	return errors.Join(faults...)
@@ -183,25 +169,34 @@ func (s *Sweeper) leftTurns(ctx context.Context, living, dead []string, now time
 	}), nil
 }
 
-// judge says which boots live. Time in which nothing could be read counts for nobody's death.
-func (s *Sweeper) judge(boots []Boot, now time.Time) (living, dead []string) {
-	blind := !s.last.IsZero() && now.Sub(s.last) > 2*s.Every+time.Second
-	s.last = now
-	seen := make(map[string]sighting, len(boots))
-	for _, boot := range boots {
-		before, known := s.seen[boot.ID]
-		if !known || before.beat != boot.Beat || blind {
-			before = sighting{beat: boot.Beat, since: now}
-		}
-		seen[boot.ID] = before
-		if now.Sub(before.since) >= s.BootDead {
-			dead = append(dead, boot.ID)
-		} else {
-			living = append(living, boot.ID)
-		}
+// interruptAll ends turns, several at a time.
+func (s *Sweeper) interruptAll(ctx context.Context, turns []LeftTurn, now time.Time) (faults []error) {
+	next := make(chan LeftTurn)
+	var mu sync.Mutex
+	var writers sync.WaitGroup
+	for range min(sweepWriters, len(turns)) {
+		writers.Go(func() {
+			for turn := range next {
+				if err := s.interrupt(ctx, turn, now); err != nil {
+					mu.Lock()
+					faults = append(faults, fmt.Errorf("end turn %s: %w", turn.Turn, err))
+					mu.Unlock()
+				}
+			}
+		})
 	}
-	s.seen = seen
-	return living, dead
+	for _, turn := range turns {
+		mu.Lock()
+		enough := len(faults) >= sweepFaults
+		mu.Unlock()
+		if enough {
+			break
+		}
+		next <- turn
+	}
+	close(next)
+	writers.Wait()
+	return faults
 }
 
 // interrupt ends a turn as interrupted. That it has had its end meanwhile is fine.
@@ -268,27 +263,4 @@ func (s *Sweeper) shown(ctx context.Context, turn, dataKey string) (domain.Seale
 
 func (s *Sweeper) meta(account string, now time.Time) Meta {
 	return Meta{Account: account, Actor: domain.Actor{Kind: "system", ID: "sweeper"}, Inputs: NewInputs(now)}
-}
-
-// Beat gives life signs of a boot until the context ends. One that is not taken before the next is due is given up: a boot
-// that is silent for half a minute is dead to everybody else, whatever holds it up.
-func Beat(ctx context.Context, boots Boots, id string, every time.Duration, log *slog.Logger) error {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		if err := beat(ctx, boots, id, every); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "no life sign given", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-func beat(ctx context.Context, boots Boots, id string, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return boots.Beat(ctx, id)
 }

@@ -5,10 +5,13 @@ package commands_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,6 +172,43 @@ func TestTimeInWhichNothingCouldBeReadCountsForNobodysDeath(t *testing.T) {
 			w.looks(t, time.Second)
 			w.interruptedAre(t, "turn_1")
 		})
+	}
+}
+
+func TestWhoWasDeadBeforeNothingCouldBeReadStaysSo(t *testing.T) {
+	w := newWatch()
+	w.nodes.beats = map[string]int64{"boot_1": 70, "boot_2": 70}
+	w.opens(t, "boot_1", "turn_1", later(time.Hour))
+	w.opens(t, "boot_2", "turn_2", later(time.Hour))
+	w.look(t)
+	w.looks(t, 25*time.Second, "boot_2")
+	w.fates = func(domain.Commit) fate { return refused }
+	w.now = w.now.Add(5 * time.Second)
+	if err := w.Sweep(t.Context()); !errors.Is(err, commands.ErrUnavailable) {
+		t.Fatalf("swept: %v", err)
+	}
+	w.fates = nil
+	w.now = w.now.Add(time.Minute) // that look took as long, since the log was slow to refuse
+	w.look(t)
+	w.interruptedAre(t, "turn_1") // and boot_2, of which nobody could hear, has its half a minute
+}
+
+func TestTheTurnsOfANodeThatHadManyAreAllEndedInOneLook(t *testing.T) {
+	w := newWatch()
+	for i := range 1203 {
+		w.opens(t, "boot_gone", fmt.Sprintf("turn_%04d", i), later(time.Hour))
+	}
+	var under, most atomic.Int32
+	w.before = func(domain.Commit) {
+		if now := under.Add(1); now > most.Load() {
+			most.Store(now)
+		}
+		runtime.Gosched()
+		under.Add(-1)
+	}
+	w.look(t)
+	if ended := w.interrupted(t); len(ended) != 1203 || most.Load() > 8 {
+		t.Errorf("%d were ended, %d at a time", len(ended), most.Load())
 	}
 }
 
