@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
@@ -55,7 +56,16 @@ func (a *Agents) Create(ctx context.Context, meta Meta, in CreateAgent) (id stri
 	if err != nil {
 		return "", err
 	}
-	return id, a.bind(ctx, meta, created.State.Slug, id)
+	return id, a.bindCreated(ctx, meta, created.State, id)
+}
+
+// bindCreated routes the name of an agent that may have been created by an earlier run of the request. Who heard of it
+// meanwhile may have deleted it: its name stays free then, and a claim that this run has made is swept.
+func (a *Agents) bindCreated(ctx context.Context, meta Meta, created agent.State, id string) error {
+	if created.Status == agent.Gone {
+		return nil
+	}
+	return a.bind(ctx, meta, created.Slug, id)
 }
 
 // createFresh appends the creation and, once that is in the log, the binding of the name, and waits for the fold's word on
@@ -67,12 +77,17 @@ func (a *Agents) createFresh(ctx context.Context, meta Meta, id string, create a
 	if err != nil {
 		return err
 	}
+	began, called := time.Now(), commandName(agent.Aggregate.Kind, "create")
 	position, err := a.agents.append(ctx, decision.Commit)
 	if err != nil {
+		a.agents.observer().Commanded(called, outcomeOf(err), 0, time.Since(began))
 		return err
 	}
 	_, bound := a.hosts.handle(ctx, create.Slug, "bind", meta, host.Bind{Agent: id}, &held)
 	accepted, err := a.agents.await(ctx, position)
+	if accepted || err != nil { // else another run of the request was quicker, and what is left is counted as its retry
+		a.agents.observer().Commanded(called, outcomeOf(err), 0, time.Since(began))
+	}
 	switch _, refused := errors.AsType[*domain.Refusal](bound); {
 	case err != nil:
 		return err
@@ -96,7 +111,7 @@ func (a *Agents) joinOther(ctx context.Context, meta Meta, id string, create age
 			return err
 		}
 	}
-	return a.bind(ctx, meta, created.State.Slug, id)
+	return a.bindCreated(ctx, meta, created.State, id)
 }
 
 // claim takes the wanted slug, or the first free of those that the name suggests. It also returns the host's stream as this

@@ -132,6 +132,24 @@ func TestACreationThatStopsAnywhereIsFinishedByItsRetry(t *testing.T) {
 	}
 }
 
+func TestAnAgentThatWasDeletedBeforeItsCreationWasRepeatedKeepsNoName(t *testing.T) {
+	m := newMemory()
+	agents := commands.NewAgents(m.store())
+	id, err := agents.Create(t.Context(), freshAt(1), ana)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agents.Delete(t.Context(), metaAt(2), id); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := agents.Create(t.Context(), metaAt(1), ana); err != nil || again != id { // its first answer was lost
+		t.Fatalf("created %s, %v", again, err)
+	}
+	if hosts := routes(t, m); len(hosts) != 0 {
+		t.Errorf("names of an agent that is gone: %+v", hosts)
+	}
+}
+
 func finishedByItsRetry(t *testing.T, m *memory, first commands.Meta) {
 	t.Helper()
 	agents := commands.NewAgents(m.store())

@@ -92,10 +92,10 @@ func outcomeOf(err error) string {
 		return OutcomeLost
 	case errors.Is(err, ErrUnknownOutcome):
 		return OutcomeUnknown
+	case errors.Is(err, context.Canceled): // by whoever asked, before anything was sent: no store is at fault
+		return OutcomeCancelled
 	case errors.Is(err, ErrUnavailable):
 		return OutcomeUnavailable
-	case errors.Is(err, context.Canceled):
-		return OutcomeCancelled
 	}
 	return OutcomeFailed
 }

@@ -66,6 +66,10 @@ func TestEveryOutcomeOfACommandIsToldOnce(t *testing.T) {
 	m.fates = func(domain.Commit) fate { return lost }
 	run("suspend", 5, account.Suspend{}, map[string]int{"account.suspend unknown, 0 lost": 1, "append unknown": 1})
 
+	m.loadErr = context.Canceled // a client that has left is no store's fault
+	run("suspend", 7, account.Suspend{}, map[string]int{"account.suspend cancelled, 0 lost": 1})
+	m.loadErr = nil
+
 	tallies := tallying(m)
 	tallies.Observer, m.fates = heard, nil
 	beat := rival(m)
@@ -78,6 +82,18 @@ func TestEveryOutcomeOfACommandIsToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard.was(t, map[string]int{"tally.add accepted, 3 lost": 1, "append accepted": 4, "wait lost": 3, "wait accepted": 1})
+}
+
+func TestAnAgentsCreationIsToldWithItsName(t *testing.T) {
+	m, heard := newMemory(), &watcher{}
+	store := m.store()
+	store.Observer = heard
+	if _, err := commands.NewAgents(store).Create(t.Context(), freshAt(1), ana); err != nil {
+		t.Fatal(err)
+	}
+	heard.was(t, map[string]int{
+		"host.claim accepted, 0 lost": 1, "agent.create accepted, 0 lost": 1, "host.bind accepted, 0 lost": 1, "append accepted": 3, "wait accepted": 3,
+	})
 }
 
 func TestACommitCarriesTheTraceOfItsAppend(t *testing.T) {

@@ -19,8 +19,8 @@ import (
 // maxGroup bounds how many keys go into one insert.
 const maxGroup = 500
 
-// Create makes a data key for a stream or an account. It returns once the key is durable; calls that come while another
-// node's work is being written wait for it and are written together. An owner whose keys were destroyed gets none:
+// Create makes a data key for a stream or an account. It returns once the key is durable; calls that come while
+// earlier ones are being written wait for that and are written together. An owner whose keys were destroyed gets none:
 // ErrDestroyed.
 func (k *Keyring) Create(ctx context.Context, owner string) (commands.DataKey, error) {
 	key, row, err := k.make(owner)
