@@ -4,6 +4,7 @@ package commands
 // reply becomes the turn's one end.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,10 +170,11 @@ func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Liv
 		live.Tie(ctx)
 	}
 	accepted := make(chan bool, 1)
+	c.turns.begin(open.id)
 	go func() {
 		defer close(live.over)
 		defer stop(nil)
-		upstream, expire := context.WithTimeout(upstream, c.TotalTimeout)
+		upstream, expire := context.WithTimeout(upstream, open.time(c))
 		defer expire()
 		said := generate(upstream, c.model, open.takePrompt(), c.Clock, live.Say)
 		if said.err == nil {
@@ -190,6 +192,7 @@ func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Liv
 		stop(err)
 		accepted <- false
 		<-live.over
+		c.turns.fail(open.id)
 		if errors.Is(err, ErrUnknownOutcome) { // else the message has not left: there is nothing to end, nor to look for
 			c.abandon(ctx, open)
 		}
@@ -223,7 +226,7 @@ func (c *Chat) prepare(ctx context.Context, meta Meta, turn Turn) (*opening, err
 	}
 	if known.State.Turn != nil { // before a key is made or anything sealed; the decider says the same
 		_, err := c.handler.Decide(known, open.stream, "receive", meta, conversation.Receive{MessageReceived: conversation.MessageReceived{Turn: open.id}})
-		return nil, err
+		return nil, cmp.Or(err, ErrStale) // it is this one's own turn that is open
 	}
 	if open.key == nil {
 		if open.key, err = c.keyring.Create(ctx, string(c.handler.Aggregate.Stream(open.stream))); err != nil {
@@ -245,6 +248,11 @@ func (c *Chat) prepare(ctx context.Context, meta Meta, turn Turn) (*opening, err
 	open.model = open.prompt.Model
 	open.turn = Turn{Conversation: turn.Conversation, AgentID: turn.AgentID, Streamed: turn.Streamed}
 	return open, err
+}
+
+// time is how long the turn may still take: at its deadline anybody may end it, with less to say than whoever runs it.
+func (o *opening) time(c *Chat) time.Duration {
+	return min(c.TotalTimeout, o.meta.Inputs.Now.Add(c.TotalTimeout).Sub(c.Clock()))
 }
 
 // takePrompt hands the prompt to the only one who needs it, for as long as they do.

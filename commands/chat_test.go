@@ -251,6 +251,19 @@ func TestATurnThatCannotBeginAsksNoModel(t *testing.T) {
 			}
 			turn.Snapshot = snapshot
 		}, func(err error) bool { return errors.Is(err, commands.ErrStale) }},
+		"where the same request began it before and it is still open": {func(t *testing.T, c *talk, turn *commands.Turn) {
+			c.script = silence("", new(error))
+			gone, leave := context.WithCancel(t.Context())
+			go c.chat.Send(gone, metaAt(1), *turn)
+			t.Cleanup(leave)
+			synctest.Wait()
+			meta := metaAt(1)
+			snapshot, err := c.Load(t.Context(), chatStream, meta.Inputs.Command("receive"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			turn.Snapshot = snapshot
+		}, func(err error) bool { return errors.Is(err, commands.ErrStale) }},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -268,6 +281,20 @@ func TestATurnThatCannotBeginAsksNoModel(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestATurnEndsAtItsDeadlineWheneverItsMessageCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTalk(t)
+		var why error
+		c.script = silence("", &why)
+		meta, start := metaAt(1), time.Now()
+		meta.Inputs.Now = start.Add(-20 * time.Second) // it waited for its data key
+		_, err := c.chat.Send(t.Context(), meta, c.turn(t, "Hola"))
+		if modelError, ok := errors.AsType[*commands.ModelError](err); !ok || modelError.Code != "upstream_timeout" || time.Since(start) != 40*time.Second {
+			t.Errorf("%v after %v: from its deadline on, a sweeper may be quicker to end it", err, time.Since(start))
+		}
+	})
 }
 
 func TestAMessageThatLosesHangsUpOnTheModel(t *testing.T) {

@@ -30,7 +30,7 @@ func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said gener
 	waiting, giveUp := context.WithTimeout(ctx, patience)
 	defer giveUp()
 	live.closing(giveUp)
-	err := c.untilAccepted(waiting, open, &known, end)
+	err := c.untilAccepted(waiting, open, stepEnd, &known, end)
 	reply := Reply{
 		Turn: open.id, MessageID: open.replyID(), ConversationID: open.turn.Conversation, Text: said.text, Model: said.model,
 		Usage: said.usage, Finish: said.finish, FirstReply: said.first, CreatedAt: endedAt(end), DataKey: open.key,
@@ -106,19 +106,26 @@ func (c *Chat) end(open *opening, said generation) (conversation.Command, error)
 
 func (o *opening) replyID() string { return o.meta.Inputs.ID("msg", " reply") }
 
+// How the two ways to an end are called. They must differ: runs of one request have the same ids, and whoever finds their
+// own command committed takes what it says for the turn's end.
+const (
+	stepEnd     = "end"     // by whoever ran the turn
+	stepAbandon = "abandon" // by whoever was not told whether there is one
+)
+
 // untilAccepted sends an end until the log has accepted it or the turn is found closed. known, if not nil, saves the
 // first look.
-func (c *Chat) untilAccepted(ctx context.Context, open *opening, known *Known[conversation.State], end conversation.Command) error {
+func (c *Chat) untilAccepted(ctx context.Context, open *opening, step string, known *Known[conversation.State], end conversation.Command) error {
 	meta := open.meta
 	meta.Inputs.Now = c.Clock().UTC().Truncate(time.Microsecond)
-	result, err := c.handler.attempt(ctx, open.stream, "end", meta, end, known)
+	result, err := c.handler.attempt(ctx, open.stream, step, meta, end, known)
 	for pause := 20 * time.Millisecond; retryable(err); pause = min(2*pause, time.Second) {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("end the turn: %w", err)
 		case <-time.After(pause):
 		}
-		result, err = c.handler.Handle(ctx, open.stream, "end", meta, end)
+		result, err = c.handler.Handle(ctx, open.stream, step, meta, end)
 	}
 	if err == nil && (result.Already || len(result.Events) > 0) {
 		c.Observer.TurnEnded(endName(end))
@@ -149,7 +156,7 @@ func retryable(err error) bool {
 // any sweeper may end it.
 func (c *Chat) later(ctx context.Context, open *opening, end conversation.Command) {
 	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {
-		err := c.untilAccepted(ctx, open, nil, end)
+		err := c.untilAccepted(ctx, open, stepEnd, nil, end)
 		if err != nil && !over(err) {
 			c.Logger.ErrorContext(ctx, "turn left to the sweeper", "turn", open.id, "error", err)
 		}
@@ -165,14 +172,10 @@ func over(err error) bool {
 // abandon ends a turn whose message may or may not have reached the log. While the turn is not to be seen, the message
 // may still be on its way to the fold; so it is looked for until the turn's deadline, when any sweeper may end it.
 func (c *Chat) abandon(ctx context.Context, open *opening) {
-	end := conversation.Fail{ReplyFailed: conversation.ReplyFailed{
-		Turn: open.id, Message: open.replyID(), Model: open.model, Code: Interrupted,
-		At: c.Clock().UTC().Truncate(time.Microsecond),
-	}}
 	c.closings.start(ctx, c.TotalTimeout, func(ctx context.Context) {
 		for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-			known, err := c.handler.load(ctx, open.stream, "end", open.meta)
-			if err == nil && c.settled(ctx, open, known, end) {
+			known, err := c.handler.load(ctx, open.stream, stepAbandon, open.meta)
+			if err == nil && c.settled(ctx, open, known) {
 				return
 			}
 			select {
@@ -184,13 +187,29 @@ func (c *Chat) abandon(ctx context.Context, open *opening) {
 	})
 }
 
-// settled ends the abandoned turn if its message has arrived, and reports whether it has no open end any more. A stream
-// that stands beyond the base has decided about the message, whichever way.
-func (c *Chat) settled(ctx context.Context, open *opening, known Known[conversation.State], end conversation.Command) bool {
-	if known.State.Turn != nil && known.State.Turn.ID == open.id {
-		return c.untilAccepted(ctx, open, &known, end) == nil
+// settled ends the abandoned turn if its message has arrived and nobody works on it, and reports whether it has no open end
+// any more. A stream that stands beyond the base has decided about the message, whichever way.
+//
+// The client may have sent the request again meanwhile, under the same Idempotency-Key: that run makes the same turn, and
+// where its message came first it is the one that answers. It may be another node's, or still be hearing of its message.
+func (c *Chat) settled(ctx context.Context, open *opening, known Known[conversation.State]) bool {
+	turn := known.State.Turn
+	switch {
+	case turn == nil || turn.ID != open.id:
+		return known.Version > open.decision.Commit.Base
+	case turn.Boot != c.Boot:
+		return true
 	}
-	return known.Version > open.decision.Commit.Base
+	runs, beginning := c.turns.has(open.id)
+	switch {
+	case runs:
+		return true
+	case beginning:
+		return false
+	}
+	return c.untilAccepted(ctx, open, stepAbandon, &known, conversation.Fail{ReplyFailed: conversation.ReplyFailed{
+		Turn: open.id, Message: open.replyID(), Model: open.model, Code: Interrupted, At: c.Clock().UTC().Truncate(time.Microsecond),
+	}}) == nil
 }
 
 // closings are the ends that outlive their requests.
@@ -233,25 +252,13 @@ func (c *Chat) Drain(ctx context.Context) {
 	if c.Line != nil {
 		c.Line.Close()
 	}
-	for _, live := range c.turns.all() {
-		select {
-		case <-live.over:
-		case <-ctx.Done():
-			live.stop(errStopping)
-		}
+	if c.turns.wait(ctx) {
+		return
 	}
-	ending, giveUp := context.WithTimeout(context.WithoutCancel(ctx), c.EndTimeout)
+	c.turns.stop()
+	ending, giveUp := context.WithTimeout(context.WithoutCancel(ctx), c.EndTimeout) // of all together
 	defer giveUp()
-	left := c.turns.all()
-	for _, live := range left {
-		live.stop(errStopping)
-	}
-	for _, live := range left {
-		select {
-		case <-live.over:
-		case <-ending.Done():
-		}
-	}
+	c.turns.wait(ending)
 }
 
 // Close gives up the ends that are still being tried and waits for that; the sweeper takes over.
@@ -265,8 +272,7 @@ func (c *Chat) Close() {
 		cancel()
 	}
 	c.closings.mu.Unlock()
-	for _, live := range c.turns.all() {
-		live.stop(errStopping)
+	for _, live := range c.turns.stop() {
 		live.giveUp()
 		<-live.over
 	}

@@ -5,9 +5,6 @@ package commands
 
 import (
 	"context"
-	"errors"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,7 +75,9 @@ func (l *Live) Tie(ctx context.Context) {
 func (l *Live) Release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tied = !l.untie()
+	if l.tied {
+		l.tied = !l.untie()
+	}
 }
 
 // open lets readers see the text, as the keeper has it.
@@ -153,7 +152,7 @@ func (l *Live) close(reply Reply, err error) {
 	l.announce()
 }
 
-// closing notes how to give up bringing in the end.
+// closing notes how to give up bringing in the end. Whoever wants that may have come before.
 func (l *Live) closing(cancel context.CancelFunc) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -236,100 +235,4 @@ func (l *Live) Cancelled(ctx context.Context) (end TurnEnd, ok bool) {
 	}
 	end, err := l.Ended(ctx)
 	return end, err == nil
-}
-
-// turns are those that run on this node.
-type turns struct {
-	mu   sync.Mutex
-	live map[string]*Live
-}
-
-func newTurns() *turns { return &turns{live: map[string]*Live{}} }
-
-func (t *turns) add(live *Live) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.live[live.Turn] = live
-}
-
-func (t *turns) drop(live *Live) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.live, live.Turn)
-}
-
-func (t *turns) all() []*Live {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := make([]*Live, 0, len(t.live))
-	for _, live := range t.live {
-		all = append(all, live)
-	}
-	return all
-}
-
-// ClosedTurns knows which turns have had their end.
-type ClosedTurns interface {
-	// Closed returns those of the turns that are not open any more.
-	Closed(ctx context.Context, turns []string) ([]string, error)
-}
-
-const (
-	// watchEvery is the pause between two looks whether this node's turns are still open, and watchTimeout bounds a look.
-	watchEvery   = time.Second
-	watchTimeout = 5 * time.Second
-)
-
-// Watch stops turns of this node that somebody else has ended: a sweeper, or an erasure. Nobody is to go on with what is
-// forgotten, nor to pay for it.
-func (c *Chat) Watch(ctx context.Context, open ClosedTurns) error {
-	ticker := time.NewTicker(watchEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		running := map[string]*Live{}
-		for _, live := range c.turns.all() {
-			running[live.Turn] = live
-		}
-		if len(running) == 0 {
-			continue
-		}
-		closed, err := c.closed(ctx, open, slices.Collect(maps.Keys(running)))
-		if err != nil && ctx.Err() == nil {
-			c.Logger.WarnContext(ctx, "running turns not looked after", "error", err)
-		}
-		for _, turn := range closed {
-			running[turn].stop(errEndedByOthers)
-		}
-	}
-}
-
-func (c *Chat) closed(ctx context.Context, open ClosedTurns, turns []string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
-	defer cancel()
-	return open.Closed(ctx, turns)
-}
-
-// errEndedByOthers is the cancellation cause of turns that have had their end.
-var errEndedByOthers = errors.New("the turn has been ended by somebody else")
-
-// Running returns a streamed turn that runs on this node, nil if it does not.
-func (c *Chat) Running(turn string) *Live {
-	c.turns.mu.Lock()
-	defer c.turns.mu.Unlock()
-	if live, ok := c.turns.live[turn]; ok {
-		return live
-	}
-	return nil
-}
-
-// Open counts the turns that run on this node.
-func (c *Chat) Open() int {
-	c.turns.mu.Lock()
-	defer c.turns.mu.Unlock()
-	return len(c.turns.live)
 }

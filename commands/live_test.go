@@ -315,6 +315,67 @@ func TestAProcessStopsInBoundedTimeHoweverManyEndsTheLogDoesNotTake(t *testing.T
 	})
 }
 
+func TestATurnThatBeginsWhileItsNodeStopsHasTheTimeThatIsLeft(t *testing.T) {
+	for sentence, test := range map[string]struct {
+		after time.Duration // behind the stop's beginning
+		text  string
+	}{
+		"there is some": {5 * time.Second, "abc"},
+		"there is none": {31 * time.Second, ""},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, _ := newStreaming(t)
+				c.script = silence("", new(error))
+				long, leave := context.WithCancel(t.Context())
+				defer leave()
+				turn := c.turn(t, "Hola")
+				turn.Mac = "other"
+				if _, err := c.chat.Begin(long, metaAt(2), turn); err != nil {
+					t.Fatal(err)
+				}
+				var drained sync.WaitGroup
+				drained.Go(func() {
+					ctx, giveUp := context.WithTimeout(t.Context(), 30*time.Second)
+					defer giveUp()
+					c.chat.Drain(ctx)
+				})
+				<-time.After(test.after)
+				c.script = says("a", "b", "c")
+				steps, _ := read(t, c.begin(t, t.Context()), 0)
+				if got := strings.Join(steps, ""); got != test.text {
+					t.Errorf("it said %q", got)
+				}
+				leave()
+				drained.Wait()
+			})
+		})
+	}
+}
+
+func TestATurnIsTiedToNobodyBehindReleases(t *testing.T) {
+	for sentence, change := range map[string]func(*commands.Turn){
+		"that was to continue": func(turn *commands.Turn) { turn.Continue = true },
+		"that has two readers": func(*commands.Turn) {},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, _ := newStreaming(t)
+				c.script = silence("", new(error))
+				live := c.begin(t, t.Context(), change)
+				live.Release()
+				live.Release()
+				start := time.Now()
+				limited, giveUp := context.WithTimeout(t.Context(), 5*time.Second)
+				defer giveUp()
+				if _, ok := live.Cancelled(limited); ok || time.Since(start) != 0 {
+					t.Errorf("the end of a turn that goes on was waited for, %v", time.Since(start))
+				}
+			})
+		})
+	}
+}
+
 func TestTheEndOfADeadNodesTurnHoldsWhatItsReadersHadSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, kept := newStreaming(t)
