@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // bench holds the processes that rows share; each is started by the first row that needs it.
@@ -117,6 +119,23 @@ func (b *bench) called(build string) string {
 		return "before"
 	}
 	return "nido"
+}
+
+// compared is the cluster, and what its rows are compared with.
+func (b *bench) compared(ctx context.Context) (c *cluster, up upstreams, err error) {
+	if c, err = b.nodes(ctx); err == nil {
+		up, err = b.upstreams(ctx)
+	}
+	return c, up, err
+}
+
+// reachPostgres looks past the nodes.
+func reachPostgres(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, os.Getenv("NIDO_POSTGRES_URL"))
+	if err != nil {
+		return nil, fmt.Errorf("reach Postgres: %w", err)
+	}
+	return conn, nil
 }
 
 // nodes starts the cluster of the build under test, once.

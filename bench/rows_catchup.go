@@ -14,7 +14,6 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
-	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -97,9 +96,9 @@ func postgresCatchUp(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.stopCluster()
-	conn, err := pgx.Connect(ctx, os.Getenv("NIDO_POSTGRES_URL"))
+	conn, err := reachPostgres(ctx)
 	if err != nil {
-		return fmt.Errorf("reach Postgres: %w", err)
+		return err
 	}
 	defer conn.Close(ctx)
 	const fillBare = `INSERT INTO bare SELECT gen, 1, 0, md5(gen), md5(gen), 'user', 'received', '', md5(gen), $2, 'fast', 12, 20, 0, 0, now() FROM unnest($1::text[]) gen`

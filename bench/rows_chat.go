@@ -153,11 +153,7 @@ func over(a, b []float64) []float64 {
 // chatLatency is row 3: what Nido adds to a call of 60 ms at fixed rates.
 func chatLatency(ctx context.Context, b *bench) error {
 	b.say("row 3: chat at 60 ms, open loop")
-	c, err := b.nodes(ctx)
-	if err != nil {
-		return err
-	}
-	up, err := b.upstreams(ctx)
+	c, up, err := b.compared(ctx)
 	if err != nil {
 		return err
 	}
@@ -193,11 +189,7 @@ func chatLatency(ctx context.Context, b *bench) error {
 // chatHeld is row 4: requests per second at 60 ms with 256 connections, over direct.
 func chatHeld(ctx context.Context, b *bench) error {
 	b.say("row 4: chat at 60 ms, 256 connections")
-	c, err := b.nodes(ctx)
-	if err != nil {
-		return err
-	}
-	up, err := b.upstreams(ctx)
+	c, up, err := b.compared(ctx)
 	if err != nil {
 		return err
 	}

@@ -28,9 +28,9 @@ func lag(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	conn, err := pgx.Connect(ctx, os.Getenv("NIDO_POSTGRES_URL"))
+	conn, err := reachPostgres(ctx)
 	if err != nil {
-		return fmt.Errorf("reach Postgres: %w", err)
+		return err
 	}
 	defer conn.Close(ctx)
 	load := b.chat(c, c.fast)

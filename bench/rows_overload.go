@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nidohq/nido/domain/account"
@@ -160,9 +159,9 @@ func overload(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	conn, err := pgx.Connect(ctx, os.Getenv("NIDO_POSTGRES_URL"))
+	conn, err := reachPostgres(ctx)
 	if err != nil {
-		return fmt.Errorf("reach Postgres: %w", err)
+		return err
 	}
 	defer conn.Close(ctx)
 	completed := func() (count int64, err error) {

@@ -36,11 +36,7 @@ func (b *bench) stream(c *cluster, agent string) job {
 // spokenStreams is row 5: streams of 20 tokens, 10 ms apart.
 func spokenStreams(ctx context.Context, b *bench) error {
 	b.say("row 5: streams of 20 tokens, 10 ms apart")
-	c, err := b.nodes(ctx)
-	if err != nil {
-		return err
-	}
-	up, err := b.upstreams(ctx)
+	c, up, err := b.compared(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,11 +90,7 @@ func spokenStreams(ctx context.Context, b *bench) error {
 // heldStreams is row 6: what a stream holds that says one token a second.
 func heldStreams(ctx context.Context, b *bench) error {
 	b.say("row 6: %d streams are held, one token a second each", b.streams)
-	c, err := b.nodes(ctx)
-	if err != nil {
-		return err
-	}
-	up, err := b.upstreams(ctx)
+	c, up, err := b.compared(ctx)
 	if err != nil {
 		return err
 	}

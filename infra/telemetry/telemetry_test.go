@@ -17,6 +17,7 @@ import (
 	"github.com/nidohq/nido/infra/kafka"
 	"github.com/nidohq/nido/infra/model"
 	"github.com/nidohq/nido/infra/postgres"
+	"github.com/nidohq/nido/infra/telemetry/tracetest"
 )
 
 // Whoever is watched says what they want to be told; this is who listens to all of them.
@@ -132,6 +133,17 @@ func TestTheOperatorsListenerHasHealthAndProfilesButNoCommandLine(t *testing.T) 
 	}
 }
 
+// startTraces traces into a collector of the test.
+func startTraces(t *testing.T, ratio float64) (*Traces, *tracetest.Collector) {
+	t.Helper()
+	collector := tracetest.Start(t)
+	traces, err := NewTraces(t.Context(), TraceConfig{Endpoint: collector.URL, Ratio: ratio, Instance: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return traces, collector
+}
+
 func TestLogLinesCarryTheirRequestAndTrace(t *testing.T) {
 	var lines bytes.Buffer
 	type requestKey struct{}
@@ -139,7 +151,7 @@ func TestLogLinesCarryTheirRequestAndTrace(t *testing.T) {
 		id, _ := ctx.Value(requestKey{}).(string)
 		return id
 	}})
-	traces, collected := startTraces(t, 1)
+	traces, collector := startTraces(t, 1)
 	ctx, span := traces.Tracer("test").Start(context.WithValue(t.Context(), requestKey{}, "req_1"), "a request")
 	logger.With("node", "a").WarnContext(ctx, "slow", "took", 1500*time.Millisecond)
 	span.End()
@@ -158,20 +170,20 @@ func TestLogLinesCarryTheirRequestAndTrace(t *testing.T) {
 	if err := traces.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if names := collected(); len(names) != 1 || names[0] != "a request" {
-		t.Errorf("the collector has %v", names)
+	if spans := collector.Spans(); len(spans) != 1 || spans[0].Name != "a request" || spans[0].Process != "test" {
+		t.Errorf("the collector has %v", spans)
 	}
 }
 
 func TestWhatIsNotSampledIsNotSent(t *testing.T) {
-	traces, collected := startTraces(t, 0)
+	traces, collector := startTraces(t, 0)
 	_, span := traces.Tracer("test").Start(t.Context(), "a request")
 	span.End()
 	if err := traces.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if names := collected(); span.IsRecording() || len(names) != 0 {
-		t.Errorf("the collector has %v", names)
+	if spans := collector.Spans(); span.IsRecording() || len(spans) != 0 {
+		t.Errorf("the collector has %v", spans)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nidohq/nido/infra/model/modeltest"
+	"github.com/nidohq/nido/infra/telemetry/tracetest"
 )
 
 // What must never be seen by those who watch.
@@ -30,7 +31,7 @@ const (
 type observatory struct {
 	engines        []string
 	api, projector watched
-	collector      *collector
+	collector      *tracetest.Collector
 	model          *modeltest.Server
 	key            string
 	root           *client
@@ -38,7 +39,7 @@ type observatory struct {
 }
 
 func observe(t *testing.T) *observatory {
-	o := &observatory{collector: startCollector(t)}
+	o := &observatory{collector: tracetest.Start(t)}
 	o.model = modeltest.New(modeltest.Options{Reply: func(asked modeltest.Request) modeltest.Reply {
 		switch text := asked.Messages[len(asked.Messages)-1].Text; {
 		case strings.Contains(text, "refuse"):
@@ -51,7 +52,7 @@ func observe(t *testing.T) *observatory {
 	t.Cleanup(o.model.Close)
 	_, o.engines = startEngines(t, t.TempDir())
 	o.key = bootstrap(t, o.engines)
-	env := []string{"NIDO_TRACE_ENDPOINT=" + o.collector.url, "NIDO_MODEL_BASE_URL=" + o.model.OpenAI(), "NIDO_MODEL_API_KEY=" + plantedModelKey}
+	env := []string{"NIDO_TRACE_ENDPOINT=" + o.collector.URL, "NIDO_MODEL_BASE_URL=" + o.model.OpenAI(), "NIDO_MODEL_API_KEY=" + plantedModelKey}
 	o.projector = startWatched(t, o.engines, "projector,sweeper", env...)
 	o.api = startWatched(t, o.engines, "api", env...)
 	o.root = newClient(t, o.api.base, o.key)
@@ -169,27 +170,27 @@ func (o *observatory) traces(t *testing.T) {
 		"POST /api/v2/agent/{agentId}/chat": 1, "conversation.receive": 1, "conversation.end": 1, "call the model": 1,
 		"append": 2, "await the fold": 2, "fold into postgres": 2, "fold into clickhouse": 2,
 	}
-	var told []span
+	var told []tracetest.Span
 	await(t, 20*time.Second, "the whole trace", func() bool {
-		told = o.collector.trace(trace)
+		told = o.collector.Trace(trace)
 		return len(told) >= 12
 	})
-	names, ids, processes := map[string]int{}, map[string]span{clients: {}}, map[string]bool{}
+	names, ids, processes := map[string]int{}, map[string]tracetest.Span{clients: {}}, map[string]bool{}
 	for _, one := range told {
-		names[one.name]++
-		ids[one.id] = one
-		processes[one.process] = true
+		names[one.Name]++
+		ids[one.ID] = one
+		processes[one.Process] = true
 	}
 	if !maps.Equal(names, wanted) || len(processes) != 2 {
 		t.Errorf("the trace has %v, of %d processes", names, len(processes))
 	}
 	for _, one := range told {
-		parent, known := ids[one.parent]
+		parent, known := ids[one.Parent]
 		if !known {
-			t.Errorf("%s hangs in the air", one.name)
+			t.Errorf("%s hangs in the air", one.Name)
 		}
-		if strings.HasPrefix(one.name, "fold into") && (parent.name != "append" || parent.process == one.process) {
-			t.Errorf("%s is below %s, of the same process: %v", one.name, parent.name, parent.process == one.process)
+		if strings.HasPrefix(one.Name, "fold into") && (parent.Name != "append" || parent.Process == one.Process) {
+			t.Errorf("%s is below %s, of the same process: %v", one.Name, parent.Name, parent.Process == one.Process)
 		}
 	}
 }
@@ -311,7 +312,7 @@ func (o *observatory) secrets(t *testing.T) {
 		}
 		look("the log of "+where, text)
 	}
-	traces := o.collector.everything()
+	traces := o.collector.Everything()
 	if len(traces) < 1000 {
 		t.Errorf("%d bytes of traces", len(traces))
 	}

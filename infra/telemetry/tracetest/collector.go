@@ -1,6 +1,6 @@
-package e2e
-
-// This file is the tests' trace collector: it takes what nodes send by OTLP over HTTP.
+// Package tracetest stands below the tests: a trace collector that takes what processes send by OTLP over HTTP, and says
+// what it has.
+package tracetest
 
 import (
 	"bytes"
@@ -17,20 +17,21 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// span is a part of a trace, and which process told it.
-type span struct {
-	name, trace, id, parent, process string
-}
+// Span is a part of a trace, and which process told it.
+type Span struct{ Name, Trace, ID, Parent, Process string }
 
-type collector struct {
-	url string
+// Collector takes spans until the test ends. A request that it cannot read fails the test.
+type Collector struct {
+	URL string
+
 	mu  sync.Mutex
-	all []span
-	raw bytes.Buffer // everything that was sent
+	all []Span
+	raw bytes.Buffer
 }
 
-func startCollector(t *testing.T) *collector {
-	c := &collector{}
+// Start starts a collector.
+func Start(t testing.TB) *Collector {
+	c := &Collector{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := io.Reader(r.Body)
 		if r.Header.Get("Content-Encoding") == "gzip" {
@@ -53,11 +54,11 @@ func startCollector(t *testing.T) *collector {
 		c.take(sent, &batch)
 	}))
 	t.Cleanup(server.Close)
-	c.url = server.URL
+	c.URL = server.URL
 	return c
 }
 
-func (c *collector) take(sent []byte, batch *collectorpb.ExportTraceServiceRequest) {
+func (c *Collector) take(sent []byte, batch *collectorpb.ExportTraceServiceRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.raw.Write(sent)
@@ -70,7 +71,7 @@ func (c *collector) take(sent []byte, batch *collectorpb.ExportTraceServiceReque
 		}
 		for _, scope := range resource.ScopeSpans {
 			for _, one := range scope.Spans {
-				c.all = append(c.all, span{
+				c.all = append(c.all, Span{
 					one.Name, hex.EncodeToString(one.TraceId), hex.EncodeToString(one.SpanId), hex.EncodeToString(one.ParentSpanId), process,
 				})
 			}
@@ -78,21 +79,20 @@ func (c *collector) take(sent []byte, batch *collectorpb.ExportTraceServiceReque
 	}
 }
 
-// trace is what has been told of one trace so far.
-func (c *collector) trace(id string) []span {
+// Spans is what has been told so far, in its order.
+func (c *Collector) Spans() []Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var found []span
-	for _, one := range c.all {
-		if one.trace == id {
-			found = append(found, one)
-		}
-	}
-	return found
+	return slices.Clone(c.all)
 }
 
-// everything is all bytes that were sent.
-func (c *collector) everything() []byte {
+// Trace is what has been told of one trace so far.
+func (c *Collector) Trace(id string) []Span {
+	return slices.DeleteFunc(c.Spans(), func(one Span) bool { return one.Trace != id })
+}
+
+// Everything is all bytes that were sent, unpacked.
+func (c *Collector) Everything() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.raw.Bytes())
