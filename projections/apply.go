@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nidohq/nido/domain"
@@ -38,6 +39,15 @@ const progressChannel = "nido_progress"
 
 // maxAnnounced is how many rejected offsets an announcement lists; the payload must stay below 8,000 bytes.
 const maxAnnounced = 300
+
+// What Postgres calls what otherwise looks for.
+const (
+	divisionByZero  = "22012"
+	uniqueViolation = "23505"
+)
+
+// inTransaction is how a connection says that a transaction is open on it.
+const inTransaction = 'T'
 
 // rollbackPatience bounds the tidying up after a failed batch; a connection that takes longer is thrown away.
 const rollbackPatience = time.Second
@@ -111,42 +121,62 @@ func checkOrder(partition int32, after int64, batch []domain.Recorded) error {
 	return nil
 }
 
-// apply takes two round trips: one that locks the checkpoint and reads the streams, one that writes everything.
-func (p *Postgres) apply(ctx context.Context, conn *pgxpool.Conn, partition int32, after int64, batch []domain.Recorded) (err error) {
+// apply takes one round trip where it is remembered where the streams stand, and two where that has to be read first.
+func (p *Postgres) apply(ctx context.Context, conn *pgxpool.Conn, partition int32, after int64, batch []domain.Recorded) error {
+	after = max(after, -1)
+	known := p.recall(partition, after)
+	if standing, ok := known.standing(batch); ok {
+		work := newWork(p.folders, standing, known.clock)
+		if work.foldAll(batch) == nil {
+			err := p.finish(ctx, conn, work, partition, after, batch)
+			if err == nil {
+				p.remember(partition, known, work, batch[len(batch)-1].Offset)
+			}
+			if !otherwise(err) {
+				return err
+			}
+		}
+	}
+	return p.readAndApply(ctx, conn, partition, after, batch)
+}
+
+// otherwise reports whether a batch failed since the tables are not as they were believed to be: the checkpoint has moved,
+// or a stream has. Statements that find that out divide by zero, since nothing else stops those that are behind them in the
+// same round trip.
+func otherwise(err error) bool {
+	fault, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (fault.Code == divisionByZero || fault.Code == uniqueViolation)
+}
+
+// readAndApply reads where the streams stand before it folds.
+func (p *Postgres) readAndApply(ctx context.Context, conn *pgxpool.Conn, partition int32, after int64, batch []domain.Recorded) (err error) {
 	defer func() {
 		if _, unreadable := errors.AsType[*Unreadable](err); err != nil && !unreadable {
 			abandon(ctx, conn)
 		}
 	}()
-	clock, standing, err := p.begin(ctx, conn, partition, max(after, -1), batch)
+	clock, standing, err := p.begin(ctx, conn, partition, after, batch)
 	if err != nil {
 		return err
 	}
 	work := newWork(p.folders, standing, clock)
-	var unreadable error
-	for i, record := range batch {
-		if unreadable = work.fold(record); unreadable != nil {
-			batch = batch[:i] // what comes before is good, and somebody waits for it
-			break
-		}
+	unreadable := work.foldAll(batch)
+	if unreadable != nil {
+		batch = batch[:work.folded] // what comes before is good, and somebody waits for it
 	}
 	if len(batch) == 0 {
 		abandon(ctx, conn)
 		return unreadable
 	}
-	if err := p.finish(ctx, conn, work, partition, max(after, -1), batch); err != nil {
+	if err := p.finish(ctx, conn, work, partition, after, batch); err != nil {
 		return err
 	}
+	p.remember(partition, nil, work, batch[len(batch)-1].Offset)
 	return unreadable
 }
 
 // begin opens the transaction, makes sure that the checkpoint stands at after and locks it, and reads the streams.
 func (p *Postgres) begin(ctx context.Context, conn *pgxpool.Conn, partition int32, after int64, batch []domain.Recorded) (clock time.Time, standing map[domain.StreamID]*stream, err error) {
-	// Every statement of a fold looks rows up by their keys. Plans are kept for the connection's life, and one that was made
-	// while the tables were small would read all of a large one.
-	const byKey = `
-		SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-			set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)`
 	const first = `
 		INSERT INTO checkpoints (part, off, hash, clock) VALUES ($1, -1, '', '0001-01-01 00:00:00+00')
 		ON CONFLICT (part) DO NOTHING`
@@ -172,7 +202,6 @@ func (p *Postgres) begin(ctx context.Context, conn *pgxpool.Conn, partition int3
 	fenced := fmt.Errorf("%w: it is not at %d, or the tables were replaced", ErrFenced, after)
 	statements := &pgx.Batch{}
 	statements.Queue(`BEGIN`)
-	statements.Queue(byKey)
 	if after < 0 {
 		statements.Queue(first, partition)
 	}
@@ -189,7 +218,8 @@ func (p *Postgres) begin(ctx context.Context, conn *pgxpool.Conn, partition int3
 		var state []byte
 		_, err := pgx.ForEachRow(rows, []any{&id, &version, &state}, func() error {
 			found := standing[domain.StreamID(id)]
-			found.version, found.stored = domain.Version(version), state
+			found.version, found.before = domain.Version(version), domain.Version(version)
+			found.stored, found.bytes = state, len(state)
 			return nil
 		})
 		return err
@@ -200,23 +230,32 @@ func (p *Postgres) begin(ctx context.Context, conn *pgxpool.Conn, partition int3
 	return clock, standing, nil
 }
 
-// finish writes what the batch came to, moves the checkpoint, tells whoever waits, and commits.
+// finish compares and sets the checkpoint, tells whoever waits, and writes what the batch came to, in one round trip: the
+// transaction that begin opened, or one of its own, which is what statements that are sent together are.
 func (p *Postgres) finish(ctx context.Context, conn *pgxpool.Conn, work *work, partition int32, after int64, batch []domain.Recorded) error {
-	const move = `UPDATE checkpoints SET off = $2, hash = $3, clock = $4 WHERE part = $1`
-	const announce = `SELECT pg_notify($1, $2)`
+	// It comes first, since it locks: whoever holds the fold still has it wait here, and what is written behind it goes to
+	// the tables that serve by then. The notification is sent with the commit.
+	const move = `
+		WITH moved AS (
+			UPDATE checkpoints SET off = $3, hash = $4, clock = $5
+			WHERE part = $1 AND off = $2 AND (SELECT fingerprint FROM generation) = $6
+			RETURNING part
+		)
+		SELECT pg_notify($7, $8), 1 / count(*) FROM moved`
 
 	last := batch[len(batch)-1]
-	statements := &pgx.Batch{}
-	if err := work.write(statements, partition); err != nil {
-		return err
-	}
 	payload, err := json.Marshal(work.announce(p.schema, partition, after+1, last.Offset))
 	if err != nil {
 		return fmt.Errorf("encode the announcement: %w", err)
 	}
-	statements.Queue(move, partition, last.Offset, bytesOrEmpty(last.Hash), work.clock)
-	statements.Queue(announce, progressChannel, string(payload))
-	statements.Queue(`COMMIT`)
+	statements := &pgx.Batch{}
+	statements.Queue(move, partition, after, last.Offset, bytesOrEmpty(last.Hash), work.clock, p.fingerprint, progressChannel, string(payload))
+	if err := work.write(statements, partition); err != nil {
+		return err
+	}
+	if conn.Conn().PgConn().TxStatus() == inTransaction {
+		statements.Queue(`COMMIT`)
+	}
 	if err := conn.SendBatch(ctx, statements).Close(); err != nil {
 		return fmt.Errorf("write what the batch came to: %w", err)
 	}

@@ -129,8 +129,9 @@ func (n *newConversations) write(batch *pgx.Batch) {
 	const insert = `
 		INSERT INTO conversations (stream, account, agent, id_mac, id_key, id_data, key, status, message_count, created_at,
 			last_message_at, metadata_key, metadata_data)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[],
-			$9::bigint[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::bytea[])
+		SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+			unnest($6::bytea[]), unnest($7::text[]), unnest($8::text[]), unnest($9::bigint[]), unnest($10::timestamptz[]),
+			unnest($11::timestamptz[]), unnest($12::text[]), unnest($13::bytea[])
 		ON CONFLICT (stream) DO NOTHING`
 	if len(n.streams) > 0 {
 		batch.Queue(insert, n.streams, n.accounts, n.agents, n.macs, n.idKeys, n.ids, n.keys, n.statuses, n.messages, n.created,
@@ -156,7 +157,10 @@ func (k *knownConversations) write(batch *pgx.Batch) {
 	const update = `
 		UPDATE conversations c
 		SET status = u.status, message_count = c.message_count + u.messages, last_message_at = greatest(c.last_message_at, u.last)
-		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[]) AS u (stream, status, messages, last)
+		FROM (
+			SELECT unnest($1::text[]) AS stream, unnest($2::text[]) AS status, unnest($3::bigint[]) AS messages,
+				unnest($4::timestamptz[]) AS last
+		) u
 		WHERE c.stream = u.stream`
 	if len(k.streams) > 0 {
 		batch.Queue(update, k.streams, k.statuses, k.messages, k.last)

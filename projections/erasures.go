@@ -56,8 +56,8 @@ func (f *erasuresFold) add(commit accepted, id, turn string, at time.Time, withA
 func (f *erasuresFold) write(batch *pgx.Batch) {
 	const insert = `
 		INSERT INTO erasures (stream, erasure, account, id_mac, turn, with_account, part, off, at)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::integer[],
-			$8::bigint[], $9::timestamptz[])
+		SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+			unnest($6::boolean[]), unnest($7::integer[]), unnest($8::bigint[]), unnest($9::timestamptz[])
 		ON CONFLICT (stream) DO NOTHING`
 	if len(f.streams) > 0 {
 		batch.Queue(insert, f.streams, f.ids, f.accounts, f.macs, f.turns, f.withAccount, f.parts, f.offsets, f.at)

@@ -98,9 +98,10 @@ func (f *messagesFold) write(batch *pgx.Batch) {
 	const insert = `
 		INSERT INTO messages (stream, version, idx, id, turn, role, outcome, code, text_key, text_data, model, input_tokens,
 			output_tokens, estimated, finish, first_reply_ns, full_reply_ns, at)
-		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::text[],
-			$8::text[], $9::text[], $10::bytea[], $11::text[], $12::bigint[], $13::bigint[], $14::boolean[], $15::text[],
-			$16::bigint[], $17::bigint[], $18::timestamptz[])`
+		SELECT unnest($1::text[]), unnest($2::bigint[]), unnest($3::integer[]), unnest($4::text[]), unnest($5::text[]),
+			unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::text[]), unnest($10::bytea[]),
+			unnest($11::text[]), unnest($12::bigint[]), unnest($13::bigint[]), unnest($14::boolean[]), unnest($15::text[]),
+			unnest($16::bigint[]), unnest($17::bigint[]), unnest($18::timestamptz[])`
 	const erase = `DELETE FROM messages WHERE stream = ANY($1)`
 	if len(f.erased) > 0 {
 		defer batch.Queue(erase, f.erased) // those of this batch too

@@ -46,6 +46,9 @@ type accepted struct {
 	state  any   // the aggregate's State behind the commit
 }
 
+// Rows are written as columns, one array for each: SELECT unnest($1), unnest($2), …, which walks through them side by side.
+// FROM unnest($1, $2, …) says the same, and stores each column away before it reads the first row: 7 µs a column.
+
 // statement is one row's statement, for the read models in which little happens.
 type statement struct {
 	sql  string

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -43,11 +44,15 @@ type Postgres struct {
 	folders map[string]domain.Folder
 	// fingerprint is the number of this binary's tables and folds.
 	fingerprint int64
+
+	mu       sync.Mutex
+	memories map[int32]*memory // by partition
 }
 
-// NewPostgres returns a projector into a schema, which must be the first in the search path of the pool.
+// NewPostgres returns a projector into a schema, which must be the first in the search path of the pool. Every statement of
+// a fold looks rows up by their keys, and the pool's connections should plan for nothing else.
 func NewPostgres(pool *pgxpool.Pool, schema string, log *slog.Logger) *Postgres {
-	p := &Postgres{pool: pool, schema: schema, log: log, folders: map[string]domain.Folder{}, fingerprint: fingerprint()}
+	p := &Postgres{pool: pool, schema: schema, log: log, folders: map[string]domain.Folder{}, fingerprint: fingerprint(), memories: map[int32]*memory{}}
 	for _, folder := range aggregates {
 		kind, _ := folder.FoldKind()
 		p.folders[kind] = folder
@@ -73,7 +78,9 @@ func (p *Postgres) Prepare(ctx context.Context) error {
 
 func (p *Postgres) prepare(ctx context.Context, tx pgx.Tx) error {
 	// Another node may be dropping large tables right now: wait for it, whatever the pool's limits say.
-	const alone = `SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), pg_advisory_xact_lock($1, hashtext($2))`
+	// And whatever the pool says of commits: a crash must not bring back tables that were replaced, under folds that go on.
+	const alone = `SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true),
+		set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock($1, hashtext($2))`
 	if _, err := tx.Exec(ctx, alone, int32(prepareLock), p.schema); err != nil {
 		return fmt.Errorf("wait for other nodes: %w", err)
 	}

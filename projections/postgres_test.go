@@ -37,14 +37,20 @@ func newDatabase(t testing.TB) *database {
 	if err := postgres.Migrate(t.Context(), db.pool); err != nil {
 		t.Fatal(err)
 	}
-	db.projector = db.prepared(t, db.pool, "read")
+	db.projector = db.prepared(t, db.openWith(t, postgres.Config{ByKey: true, Relaxed: true}), "read") // as a node's fold
 	return db
 }
 
 // open opens one more pool, as another node would have it.
 func (db *database) open(t testing.TB, schema string) *pgxpool.Pool {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), postgres.Config{URL: db.url, Schemas: []string{schema, "nido"}, AcquireTimeout: 10 * time.Second})
+	return db.openWith(t, postgres.Config{Schemas: []string{schema, "nido"}})
+}
+
+func (db *database) openWith(t testing.TB, config postgres.Config) *pgxpool.Pool {
+	t.Helper()
+	config.URL, config.AcquireTimeout = db.url, 10*time.Second
+	pool, err := postgres.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,7 @@ func (f *turnsFold) row(stream domain.StreamID, stored bool) *turnChange {
 func (f *turnsFold) write(batch *pgx.Batch) {
 	const upsert = `
 		INSERT INTO turns (stream, turn, boot, received, deadline)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+		SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[]), unnest($5::timestamptz[])
 		ON CONFLICT (stream) DO UPDATE SET turn = excluded.turn, boot = excluded.boot, received = excluded.received,
 			deadline = excluded.deadline`
 	const remove = `DELETE FROM turns WHERE stream = ANY($1)`

@@ -26,8 +26,10 @@ const maxIDBytes = 512
 // stream is where a stream stands while a batch is folded.
 type stream struct {
 	version domain.Version
-	stored  []byte // the state as it was read
-	state   any    // the state behind the batch's last accepted commit, nil if there was none
+	before  domain.Version // the batch; 0 where it has no row
+	stored  []byte         // the state as it was read
+	state   any            // the state behind the last accepted commit, nil if none was folded here
+	bytes   int            // of the state's JSON
 	folder  domain.Folder
 }
 
@@ -38,6 +40,7 @@ type work struct {
 	models   []readModel
 	before   time.Time // the log's clock before the batch
 	clock    time.Time // and now
+	folded   int       // how many of the batch's records
 	rejected []int64
 	commits  commitRows
 	changed  []domain.StreamID // in the order of their first accepted commit
@@ -52,6 +55,17 @@ type commitRows struct {
 
 func newWork(folders map[string]domain.Folder, streams map[domain.StreamID]*stream, clock time.Time) *work {
 	return &work{folders: folders, streams: streams, models: readModels(), before: clock, clock: clock}
+}
+
+// foldAll folds records until one cannot be.
+func (w *work) foldAll(batch []domain.Recorded) error {
+	for _, record := range batch {
+		if err := w.fold(record); err != nil {
+			return err
+		}
+		w.folded++
+	}
+	return nil
 }
 
 // fold decides whether a record's commit happened, and if so gives it to the read models.
@@ -112,25 +126,56 @@ func (w *work) write(batch *pgx.Batch, partition int32) error {
 	return nil
 }
 
+// writeStreams fails the batch where a stream is not where it is believed to be: a row that is there already cannot be
+// inserted, and one whose version is another is not counted.
 func (w *work) writeStreams(batch *pgx.Batch) error {
-	const upsert = `
-		INSERT INTO streams (stream, version, state)
-		SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[])
-		ON CONFLICT (stream) DO UPDATE SET version = excluded.version, state = excluded.state`
-	if len(w.changed) == 0 {
-		return nil
-	}
-	ids, versions, states := make([]string, len(w.changed)), make([]int64, len(w.changed)), make([][]byte, len(w.changed))
-	for i, id := range w.changed {
+	const insert = `INSERT INTO streams (stream, version, state) SELECT unnest($1::text[]), unnest($2::bigint[]), unnest($3::bytea[])`
+	const update = `
+		WITH changed AS (
+			UPDATE streams s SET version = u.version, state = u.state
+			FROM (
+				SELECT unnest($1::text[]) AS stream, unnest($2::bigint[]) AS version, unnest($3::bytea[]) AS state,
+					unnest($4::bigint[]) AS before
+			) u
+			WHERE s.stream = u.stream AND s.version = u.before
+			RETURNING 1
+		)
+		SELECT 1 / (count(*) = cardinality($1))::integer FROM changed`
+	var fresh, known streamRows
+	for _, id := range w.changed {
 		at := w.streams[id]
 		state, err := at.folder.EncodeState(at.state)
 		if err != nil {
 			return err
 		}
-		ids[i], versions[i], states[i] = string(id), int64(at.version), state
+		at.bytes = len(state)
+		if at.before == 0 {
+			fresh.add(id, at, state)
+		} else {
+			known.add(id, at, state)
+		}
 	}
-	batch.Queue(upsert, ids, versions, states)
+	if len(fresh.ids) > 0 {
+		batch.Queue(insert, fresh.ids, fresh.versions, fresh.states)
+	}
+	if len(known.ids) > 0 {
+		batch.Queue(update, known.ids, known.versions, known.states, known.before)
+	}
 	return nil
+}
+
+// streamRows are the columns of table streams, and the versions that rows have before the batch.
+type streamRows struct {
+	ids              []string
+	versions, before []int64
+	states           [][]byte
+}
+
+func (r *streamRows) add(id domain.StreamID, at *stream, state []byte) {
+	r.ids = append(r.ids, string(id))
+	r.versions = append(r.versions, int64(at.version))
+	r.before = append(r.before, int64(at.before))
+	r.states = append(r.states, state)
 }
 
 // writeCommits adds the accepted commits and drops those that are too old by the log's clock. Which ones those are depends
@@ -139,7 +184,7 @@ func (w *work) writeStreams(batch *pgx.Batch) error {
 func (w *work) writeCommits(batch *pgx.Batch, partition int32) {
 	const insert = `
 		INSERT INTO commits (part, stream, version, command, off, at)
-		SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::timestamptz[])`
+		SELECT $1, unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::bigint[]), unnest($6::timestamptz[])`
 	const prune = `
 		DELETE FROM commits WHERE ctid = ANY (ARRAY(SELECT ctid FROM commits WHERE part = $1 AND at < $2 ORDER BY at LIMIT $3))`
 	kept := w.commits.since(keptSince(w.clock))

@@ -19,7 +19,7 @@ CREATE TABLE streams (
     stream  text COLLATE "C" PRIMARY KEY,
     version bigint NOT NULL,    -- the number of accepted commits
     state   bytea NOT NULL      -- the aggregate's State as JSON, the very bytes that its codec wrote
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
 
 -- commits is filled by every accepted commit, and kept for 48 hours of the log's clock: it answers a retry.
 -- at is that clock and not the commit's own time, so that it never goes back within a partition, and a node whose clock
