@@ -185,11 +185,12 @@ const maxFolds = 32
 
 // foldPool has a connection for each partition, since any node may be the last one. A batch that erases conversations may
 // drop a million messages in one statement; cut off, it would come again for ever. How long a whole batch may take, the
-// projector says.
+// projector says. It commits without waiting for the disk, as no other pool does: the log has all that it folds, and the
+// guard notices a crash.
 func foldPool(url string, partitions int, guard *postgres.Guard) postgres.Config {
 	return postgres.Config{
 		URL: url, MaxConns: int32(min(partitions, maxFolds)) + 1, StatementTimeout: 5 * time.Minute,
-		ApplicationName: "nido fold", Guard: guard, Exempt: true,
+		ApplicationName: "nido fold", Guard: guard, Exempt: true, ByKey: true, Relaxed: true,
 	}
 }
 

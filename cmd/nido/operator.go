@@ -59,7 +59,7 @@ func (s logSettings) open(ctx context.Context, log *slog.Logger) (*operator, err
 func (o *operator) openPool(ctx context.Context, schema string, relaxed bool) (*pgxpool.Pool, error) {
 	pool, err := postgres.Open(ctx, postgres.Config{
 		URL: o.settings.PostgresURL, MaxConns: 8, Schemas: []string{schema, "nido"}, ApplicationName: "nido operator",
-		AcquireTimeout: 10 * time.Second, StatementTimeout: longWork, IdleTransactionTimeout: longWork, Relaxed: relaxed,
+		AcquireTimeout: 10 * time.Second, StatementTimeout: longWork, IdleTransactionTimeout: longWork, Relaxed: relaxed, ByKey: relaxed,
 	})
 	if err == nil {
 		o.opened = append(o.opened, pool.Close)

@@ -33,8 +33,12 @@ type Config struct {
 	// IdleTransactionTimeout is after how long the server ends the session of a transaction in which nothing happens,
 	// and with it the locks of a node that hangs. Default: 30 s.
 	IdleTransactionTimeout time.Duration
-	// Relaxed lets commits answer before they are on disk, for work that is begun again where it was cut off.
+	// Relaxed lets commits answer before they are on disk: for the fold, which the log has do all of it again that a crash
+	// takes. Where requests read what it wrote, they need a Guard.
 	Relaxed bool
+	// ByKey plans every statement once, as a look-up by key for each of its rows: for the fold, whose plans are made while
+	// its tables are small.
+	ByKey bool
 	// Guard keeps requests away from a server that may have lost commits. Default: nobody does.
 	Guard *Guard
 	// Exempt lets the pool through while the guard proves a server: for the fold.

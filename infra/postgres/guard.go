@@ -1,8 +1,8 @@
 package postgres
 
 // This file stands before every question of a request. A server that this node has not met before may be one that lost
-// commits when it took over, or one that was restored: keys that were revoked would be valid on it. So it is asked nothing
-// until it is seen to have folded everything that was in the log when the node met it.
+// commits when it took over or crashed, or one that was restored: keys that were revoked would be valid on it. So it is
+// asked nothing until it is seen to have folded everything that was in the log when the node met it.
 
 import (
 	"context"
@@ -29,7 +29,7 @@ const (
 type unproven struct{}
 
 func (unproven) Error() string {
-	return "postgres is another server than before, or has started again, and has not been seen to have folded the log"
+	return "postgres is another server than before, or has started again or crashed, and has not been seen to have folded the log"
 }
 
 // SafeToRetry is how Postgres' client marks such errors.
@@ -48,7 +48,7 @@ type GuardConfig struct {
 }
 
 // Guard keeps requests away from a server that is not proven. It lets everything through until Establish is called, and
-// then looks at every new connection: a failover or a restart ends the old ones. A server is known by when it started.
+// then looks at every new connection: a failover, a restart and a crash end the old ones.
 type Guard struct {
 	config GuardConfig
 
@@ -94,6 +94,12 @@ func (g *Guard) Proven() bool {
 	return !g.armed || g.trusted != ""
 }
 
+func (g *Guard) isArmed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.armed
+}
+
 // Run proves servers until the context ends.
 func (g *Guard) Run(ctx context.Context) error {
 	for {
@@ -134,8 +140,17 @@ func (g *Guard) prove(ctx context.Context) (server string, err error) {
 	}
 	var conn *pgx.Conn
 	err = bounded(func(ctx context.Context) (err error) {
-		if conn, err = pgx.ConnectConfig(ctx, g.pool.Config().ConnConfig); err == nil {
+		if conn, err = pgx.ConnectConfig(ctx, g.pool.Config().ConnConfig); err != nil {
+			return err
+		}
+		if server, err = identify(ctx, conn); err != nil || server != "" {
+			return err
+		}
+		if err = name(ctx, conn); err == nil {
 			server, err = identify(ctx, conn)
+		}
+		if err == nil && server == "" {
+			err = errNameless
 		}
 		return err
 	})
@@ -173,23 +188,6 @@ func reached(ends, passed map[int32]int64) bool {
 	return true
 }
 
-var errStandby = errors.New("the server is a standby")
-
-// identify tells one life of a server from all others. A standby follows its primary at whatever distance, and so is
-// never proven.
-func identify(ctx context.Context, conn *pgx.Conn) (string, error) {
-	var started string
-	var standby bool
-	const query = `SELECT extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()`
-	if err := conn.QueryRow(ctx, query).Scan(&started, &standby); err != nil {
-		return "", fmt.Errorf("ask which server it is: %w", err)
-	}
-	if standby {
-		return "", errStandby
-	}
-	return started, nil
-}
-
 // guard makes a pool's new connections pass by here. An exempt pool is not kept waiting: the fold needs it, to get as far
 // as requests wait for; but what it meets is also looked at.
 func (g *Guard) guard(parsed *pgxpool.Config, exempt bool) {
@@ -202,6 +200,9 @@ func (g *Guard) guard(parsed *pgxpool.Config, exempt bool) {
 		}
 	}
 	parsed.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if !g.isArmed() {
+			return nil // a node that starts has yet to make the table
+		}
 		server, err := identify(ctx, conn)
 		if errors.Is(err, errStandby) {
 			server, err = "standby", nil
@@ -226,7 +227,7 @@ func (g *Guard) serve(pool *pgxpool.Pool) {
 // meet reports whether a server may be asked. One that is met anew ends the trust in the one before.
 func (g *Guard) meet(server string) bool {
 	g.mu.Lock()
-	if !g.armed || server == g.trusted {
+	if !g.armed || server != "" && server == g.trusted {
 		g.mu.Unlock()
 		return true
 	}

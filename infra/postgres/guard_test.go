@@ -42,6 +42,9 @@ func startGuard(t *testing.T) *guarded {
 	g.requests = open(t, config)
 	config.Exempt = true
 	g.fold = open(t, config)
+	if err := postgres.Migrate(t.Context(), g.fold); err != nil {
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
@@ -87,6 +90,37 @@ func TestAServerIsAskedNothingBeforeItHasFoldedTheLog(t *testing.T) {
 	g.requests.Reset()
 	if err := g.requests.Ping(t.Context()); err != nil {
 		t.Errorf("another connection to the same server: %v", err)
+	}
+}
+
+func TestAServerThatRecoveredFromACrashIsProvenAnew(t *testing.T) {
+	g := startGuard(t)
+	g.end.Store(10)
+	g.folded.Store(9)
+	if err := g.Establish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, meet := range map[string]*pgxpool.Pool{"met by a request": g.requests, "met by the fold": g.fold} {
+		t.Run(name, func(t *testing.T) {
+			began := one[string](t, g.fold, `SELECT name::text FROM life`)
+			g.folded.Store(7)                  // commits that were not on disk are gone …
+			run(t, g.fold, `DELETE FROM life`) // … which recovery tells by this
+			meet.Reset()                       // no connection outlives it
+			_ = meet.Ping(t.Context())         // what becomes of it is looked at below
+			if err := g.requests.Ping(t.Context()); !errors.Is(err, postgres.ErrUnproven) || g.Proven() {
+				t.Fatalf("a request got through: %v", err)
+			}
+			g.folded.Store(9)
+			if err := g.Establish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.requests.Ping(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if now := one[string](t, g.fold, `SELECT name::text FROM life`); now == began {
+				t.Error("its new life has the name of the old one")
+			}
+		})
 	}
 }
 

@@ -38,7 +38,7 @@ func TestMigrate(t *testing.T) {
 		got := one[[]string](t, pool, `
 			SELECT array_agg(schemaname || '.' || tablename ORDER BY tablename) FROM pg_tables
 			WHERE schemaname NOT IN ('pg_catalog', 'information_schema')`)
-		want := []string{"nido.admission_counters", "nido.boots", "nido.data_keys", "nido.deprecated_uses", "nido.destroyed_owners", "nido.erasure_marks", "nido.erasures", "nido.generations", "nido.goose_db_version", "nido.idempotency", "nido.key_uses", "nido.master_check", "nido.restores", "nido.turn_text", "nido.turn_waiters"}
+		want := []string{"nido.admission_counters", "nido.boots", "nido.data_keys", "nido.deprecated_uses", "nido.destroyed_owners", "nido.erasure_marks", "nido.erasures", "nido.generations", "nido.goose_db_version", "nido.idempotency", "nido.key_uses", "nido.life", "nido.master_check", "nido.restores", "nido.turn_text", "nido.turn_waiters"}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}

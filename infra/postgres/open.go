@@ -79,6 +79,11 @@ func (c Config) apply(parsed *pgxpool.Config) {
 	if c.Relaxed {
 		connection.RuntimeParams["synchronous_commit"] = "off"
 	}
+	if c.ByKey {
+		connection.RuntimeParams["enable_hashjoin"] = "off"
+		connection.RuntimeParams["enable_mergejoin"] = "off"
+		connection.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	}
 }
 
 func searchPath(schemas []string) string {

@@ -4,7 +4,6 @@ package e2e
 // do that were running all the time.
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,27 +48,7 @@ func TestAPostgresThatHasLostCommitsIsNotServedFromUntilItHasThemAgain(t *testin
 		t.Fatal("the copy knows of the revocation; there is nothing to see here")
 	}
 
-	var mu sync.Mutex
-	codes := map[string]int{}
-	looking, enough := context.WithTimeout(t.Context(), 4*time.Second)
-	defer enough()
-	inParallel(8, 8, func(i int) {
-		own := in.clients[i%2].with(revoked.Key)
-		for looking.Err() == nil {
-			method, path, body := "GET", "/api/me", any(nil)
-			if i%4 < 2 {
-				method, path, body = "POST", chatPath(agent.ID), chatBody("", "hola")
-			}
-			got, err := own.do(t.Context(), method, path, body)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			mu.Lock()
-			codes[fmt.Sprintf("%d %s", got.status, got.code())]++
-			mu.Unlock()
-		}
-	})
+	codes := in.lookWith(revoked.Key, agent.ID, 4*time.Second)
 	t.Logf("while the copy was behind: %v", codes)
 	asked := 0
 	for code, times := range codes {
@@ -88,12 +66,7 @@ func TestAPostgresThatHasLostCommitsIsNotServedFromUntilItHasThemAgain(t *testin
 			t.Errorf("readyz: %d %s", says.status, says.body)
 		}
 	}
-	for _, projector := range in.nodes[2:] {
-		projector.signal(syscall.SIGCONT)
-	}
-	for _, node := range in.nodes {
-		node.awaitReady(time.Minute)
-	}
+	in.goOn()
 	for _, node := range []*client{a, b} {
 		if got := node.with(revoked.Key).must(http.StatusUnauthorized, "GET", "/api/me", nil); got.code() != "revoked_api_key" {
 			t.Errorf("%s", got.body)
