@@ -40,6 +40,7 @@ var Left = map[string]string{
 	"erasures":           "how far each erasure has come; see erasure_marks",
 	"generations":        "which generation of a read model serves; restored read models are folded from the log, in their first one",
 	"goose_db_version":   "belongs to the tables that a restore makes",
+	"life":               "names the life of one server, unlogged; that of another is another",
 	"restores":           "says where these stores came from, not where their copies do",
 	"turn_waiters":       "messages that wait on connections which are gone, unlogged",
 	"turn_text":          "text of running turns, unlogged; turns that are open in the log are ended as interrupted",
