@@ -39,7 +39,7 @@ func (s *sent) chat(c *client, agentID, conversation, text string) (done bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	got, err := c.do(ctx, "POST", "/api/v2/agent/"+agentID+"/chat", chatBody(conversation, text))
-	for err == nil && got.code() == "conversation_busy" {
+	for err == nil && (got.code() == "conversation_busy" || got.code() == "overloaded") { // of both nothing has happened
 		got, err = c.do(ctx, "POST", "/api/v2/agent/"+agentID+"/chat", chatBody(conversation, text))
 	}
 	if err != nil || got.status != http.StatusOK {
