@@ -80,7 +80,10 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 		return
 	}
 	streamed = streamed || or(in.Streaming, false)
-	turn, err := s.begin(r, to, or(in.ConversationID, x.inputs.ID("conv")), commands.Turn{
+	if in.ConversationID == nil {
+		in.ConversationID = new(x.inputs.ID("conv"))
+	}
+	turn, err := s.begin(r, to, *in.ConversationID, commands.Turn{
 		Text: or(in.Message, or(in.Query, "")), Metadata: or(in.Metadata, nil), Streamed: streamed,
 		Continue: or(in.OnDisconnect, "cancel") == "continue" || r.Header.Get(idempotencyHeader) != "",
 	}, or(in.OnBusy, "refuse") == "queue")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/rcrowley/go-metrics"
 )
 
 // MaxRecordBytes is what a topic of ours takes as one batch, and so the bound of one commit or bundle.
@@ -17,6 +18,12 @@ const MaxRecordBytes = 4 << 20
 
 // batchOverhead is a record batch's own header, 61 bytes, rounded up. Keys, headers and values must fit into the rest.
 const batchOverhead = 128
+
+func init() {
+	// The client library keeps rates and samples of everything by broker and topic, which nobody reads: what operators see is
+	// counted where it happens (infra/telemetry). It has no other switch.
+	metrics.UseNilMetrics = true
+}
 
 // Config says how to reach the log.
 type Config struct {

@@ -3,6 +3,7 @@ package kafka
 // This file holds the fast reader of a record's value to what encoding/json makes of the same bytes.
 
 import (
+	"bytes"
 	"encoding/json"
 	"reflect"
 	"strings"
@@ -38,6 +39,62 @@ func TestOwnValuesAreReadInOnePass(t *testing.T) {
 	if got, ok := readOwn(value); !ok || !reflect.DeepEqual(got, want) {
 		t.Fatalf("%v: %+v, and not %+v", ok, got, want)
 	}
+}
+
+func TestAValueIsWrittenAsEncodingJSONWouldWriteIt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.String()
+		doc := document{
+			Account: text.Draw(t, "account"), Actor: domain.Actor{Kind: "key", ID: text.Draw(t, "id")}, Base: domain.Version(rapid.Int64().Draw(t, "base")),
+			Command: text.Draw(t, "command"), Time: time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "seconds"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds")).UTC(),
+		}
+		for range rapid.IntRange(1, 3).Draw(t, "events") {
+			fields := map[string]string{text.Draw(t, "field"): text.Draw(t, "text")}
+			data, err := json.Marshal(fields) // as the codec writes it
+			if rapid.Bool().Draw(t, "otherwise") {
+				data, err = json.MarshalIndent(fields, "", " ")
+				data = bytes.ReplaceAll(data, []byte(`\u003c`), []byte(`<`))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			doc.Events = append(doc.Events, domain.Stored{Type: text.Draw(t, "type"), Schema: rapid.IntRange(1, 99).Draw(t, "schema"), Data: data})
+		}
+		want, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := writeDocument(doc); err != nil || string(got) != string(want) {
+			t.Fatalf("%s, %v, want %s", got, err, want)
+		}
+	})
+	for _, data := range []string{``, `{`, `{"a":1}}`, `{"a":1},{"b":2}`, `nul`} {
+		doc := document{Account: "a", Events: []domain.Stored{{Type: "agent.paused", Schema: 1, Data: []byte(data)}}}
+		if got, err := writeDocument(doc); err == nil {
+			t.Errorf("%q became %s", data, got)
+		}
+	}
+}
+
+func BenchmarkWriteDocument(b *testing.B) {
+	var doc document
+	if err := json.Unmarshal(ownValue(b), &doc); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("ours", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := writeDocument(doc); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("encoding/json", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := json.Marshal(doc); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestTheFastReaderSaysWhatEncodingJSONSaysOrNothing(t *testing.T) {

@@ -204,6 +204,7 @@ func (m marshaler) Marshal(topic string, msg *message.Message) (*sarama.Producer
 	if key := msg.Metadata[headerPartitionKey]; key != "" {
 		record.Key = sarama.StringEncoder(key)
 	}
+	record.Headers = make([]sarama.RecordHeader, 0, len(msg.Metadata))
 	for _, name := range slices.Sorted(maps.Keys(msg.Metadata)) {
 		record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(msg.Metadata[name])})
 	}

@@ -4,7 +4,6 @@ package kafka
 // protocol binding. docs/events/README.md describes it for foreign consumers.
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -52,7 +51,7 @@ func Encode(commit domain.Commit) (*message.Message, error) {
 		return nil, fmt.Errorf("encode commit: %w", err)
 	}
 	at := commit.Time.UTC()
-	value, err := json.Marshal(document{
+	value, err := writeDocument(document{
 		Account: commit.Account, Actor: commit.Actor, Base: commit.Base, Command: commit.Command, Time: at, Events: commit.Events,
 	})
 	if err != nil {

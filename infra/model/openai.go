@@ -7,6 +7,7 @@ package model
 // makes of the same streams).
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -89,17 +91,9 @@ func (o *openAI) attempt(ctx context.Context, sender *sender, prompt commands.Pr
 	if err != nil {
 		return err
 	}
-	sent := &outgoing{text: body}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, o.url, sent.reader())
+	request, sent, err := o.request(ctx, body)
 	if err != nil {
-		return fmt.Errorf("build the request: %w", err)
-	}
-	request.ContentLength, request.GetBody = int64(len(body)), sent.again
-	request.Header = http.Header{
-		"Content-Type": {"application/json"}, "Accept": {"text/event-stream, application/json"}, "User-Agent": {"nido"},
-	}
-	if o.authorization != "" {
-		request.Header["Authorization"] = []string{o.authorization}
+		return err
 	}
 	response, err := sender.Do(request)
 	if err != nil {
@@ -113,47 +107,63 @@ func (o *openAI) attempt(ctx context.Context, sender *sender, prompt commands.Pr
 	return readCompletionStream(response.Body, sender.maxEvent, reply)
 }
 
+func (o *openAI) request(ctx context.Context, body []byte) (*http.Request, *outgoing, error) {
+	first := bytes.NewReader(body)
+	sent := &outgoing{text: body, first: first}
+	request, err := http.NewRequestWithContext(sent.watched(ctx), http.MethodPost, o.url, first)
+	if err != nil {
+		return nil, nil, fmt.Errorf("build the request: %w", err)
+	}
+	request.GetBody = sent.again
+	request.Header = http.Header{
+		"Content-Type": {"application/json"}, "Accept": {"text/event-stream, application/json"}, "User-Agent": {"nido"},
+	}
+	if o.authorization != "" {
+		request.Header["Authorization"] = []string{o.authorization}
+	}
+	return request, sent, nil
+}
+
 // outgoing is a request's body. The client keeps the request until the reply has ended, which may be minutes; the body, which
-// holds the whole conversation, is let go of when there is a reply.
+// holds the whole conversation, is let go of once it has been sent and answered. Its reader is one of those that the client
+// knows to have everything at hand: head and body go out together then, in one packet where they fit.
 type outgoing struct {
-	mu   sync.Mutex // the client may ask for it again from another goroutine
-	text []byte
+	mu    sync.Mutex // the client's own goroutines come here, too
+	text  []byte
+	first *bytes.Reader // of the first attempt to send it, until that is over or there is another one
 }
 
 var errReplied = errors.New("the request has been answered")
 
+// again is for a connection that turned out to be dead. What is sent again stays with the request until its end.
 func (o *outgoing) again() (io.ReadCloser, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.text == nil {
 		return nil, errReplied
 	}
-	return &outgoingReader{left: o.text}, nil
+	o.first = nil // whoever reads it may not be done
+	return io.NopCloser(bytes.NewReader(o.text)), nil
 }
 
-func (o *outgoing) reader() io.ReadCloser { return &outgoingReader{left: o.text} }
+// watched is the context of a request whose body is let go of by whoever has sent it, and so does not read it any more.
+func (o *outgoing) watched(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.first != nil {
+			o.first.Reset(nil)
+			o.first = nil
+		}
+	}})
+}
 
+// drop notes that there is an answer, and so no further attempt.
 func (o *outgoing) drop() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.text = nil
 }
-
-// outgoingReader lets go of what it has handed out.
-type outgoingReader struct{ left []byte }
-
-// Read implements io.Reader.
-func (r *outgoingReader) Read(p []byte) (int, error) {
-	n := copy(p, r.left)
-	if r.left = r.left[n:]; len(r.left) == 0 {
-		r.left = nil
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// Close implements io.Closer.
-func (r *outgoingReader) Close() error { return nil }
 
 // isJSON says whether a server answered with one document although a stream was asked for.
 func isJSON(header http.Header) bool {

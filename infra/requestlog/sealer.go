@@ -88,8 +88,8 @@ func (s *sealer) seal(ctx context.Context, requests []projections.Request, log *
 
 // redact takes out what the log must not keep, before anything is cut: half a key would not be known as one.
 func (s *sealer) redact(r projections.Request) projections.Request {
-	r.Path = clip(string(projections.RedactBody([]byte(r.Path))), maxTextBytes)
-	r.Query = clip(string(projections.RedactBody([]byte(r.Query))), maxTextBytes)
+	r.Path = clip(projections.RedactText(r.Path), maxTextBytes)
+	r.Query = clip(projections.RedactText(r.Query), maxTextBytes)
 	r.UserAgent = clip(r.UserAgent, maxTextBytes)
 	r.RequestHeaders, r.ResponseHeaders = clipHeaders(r.RequestHeaders), clipHeaders(r.ResponseHeaders)
 	r.RequestBody, r.ResponseBody = s.redactBody(r.RequestBody), s.redactBody(r.ResponseBody)
