@@ -26,6 +26,7 @@ const defaultAccount = "default"
 // bootstrapCommand opens an installation on external engines: once.
 type bootstrapCommand struct {
 	KeyFile string `help:"Write the administrator key to this new file (mode 0600) instead of the screen." type:"path" placeholder:"FILE"`
+	Again   bool   `help:"Issue another administrator key although there is one: for when it was lost. Those that there are go on working until they are revoked."`
 	nodeSettings
 	engineSettings
 }
@@ -50,32 +51,27 @@ func (c bootstrapCommand) Run(ctx context.Context, log *slog.Logger) (err error)
 	parts.Go(func() error { return ended(n.progress.Run(folding)) })
 	parts.Go(func() error { return n.guard.Run(folding) })
 	if err = n.startFold(parts, folding); err == nil {
-		err = n.bootstrap(ctx, folding, give)
+		err = n.bootstrap(ctx, folding, c.Again, give)
 	}
 	stop()
 	return closing(errors.Join(err, parts.Wait()), n.close)
 }
 
-// bootstrap issues the administrator key, once, and gives it to whoever asked.
-func (n *node) bootstrap(ctx, folding context.Context, give func(key string) error) error {
+// bootstrap issues the administrator key, once or again, and gives it to whoever asked.
+func (n *node) bootstrap(ctx, folding context.Context, again bool, give func(key string) error) error {
 	if err := n.catchUp(ctx, folding); err != nil {
 		return err
 	}
-	if done, err := n.hasAdministrator(ctx); err != nil || done {
-		return errors.Join(err, errIf(done, "this installation has an administrator key already; issue others with it at POST /api/keys"))
+	if done, err := n.hasAdministrator(ctx); err != nil {
+		return err
+	} else if done && !again {
+		return errors.New("this installation has an administrator key already; issue others with it at POST /api/keys, or, if it was lost, give --again")
 	}
 	key, err := n.administratorKey(ctx)
 	if err != nil {
 		return err
 	}
 	return give(key)
-}
-
-func errIf(condition bool, text string) error {
-	if condition {
-		return errors.New(text)
-	}
-	return nil
 }
 
 // hasAdministrator reports whether the default account has a key that can administer and has not ended.
@@ -102,6 +98,19 @@ func (n *node) hasAdministrator(ctx context.Context) (bool, error) {
 func (n *node) administratorKey(ctx context.Context) (string, error) {
 	meta := commands.Meta{
 		Account: defaultAccount, Actor: domain.Actor{Kind: "operator", ID: "bootstrap"}, Inputs: commands.NewInputs(time.Now()),
+	}
+	found, err := projections.NewAccounts(n.pool).Get(ctx, defaultAccount)
+	switch {
+	case err == nil && found.Suspended:
+		return "", fmt.Errorf("account %s is suspended or erased, and none of its keys is accepted", defaultAccount)
+	case err == nil: // its plan may have been changed, so that it cannot be opened as if it were new
+		issued, err := n.keys.Issue(ctx, meta, commands.IssueKey{
+			Name: "another administrator", Environment: "live", Scopes: apikey.Scopes,
+			Issuer: apikey.Grant{Scopes: []apikey.Scope{apikey.Admin}}, IssuedBy: meta.Actor.ID,
+		})
+		return issued.Key, err
+	case !errors.Is(err, projections.ErrNotFound):
+		return "", err
 	}
 	opened, err := n.accounts.Open(ctx, meta, commands.OpenAccount{
 		ID: defaultAccount, Name: defaultAccount, Plan: account.Enterprise, Scopes: apikey.Scopes,

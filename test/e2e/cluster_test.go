@@ -120,6 +120,16 @@ func TestTwoNodesOnTheSameEngines(t *testing.T) {
 			}
 		}
 	})
+
+	t.Run("a lost administrator key is replaced by whoever may start nodes", func(t *testing.T) {
+		c.a.must(http.StatusOK, "PATCH", "/api/accounts/default", map[string]any{"plan": "scale"})
+		if _, said, code := operate(t, c.engines, "bootstrap"); code != 1 || !strings.Contains(said, "--again") {
+			t.Errorf("a second bootstrap: exit code %d: %s", code, said)
+		}
+		another := strings.TrimSpace(mustOperate(t, c.engines, "bootstrap", "--again"))
+		newClient(t, c.b.base, another).must(http.StatusOK, "GET", "/api/accounts", nil)
+		c.a.must(http.StatusOK, "GET", "/api/accounts", nil)
+	})
 }
 
 // checkVersions wants every accepted change in the agent's history, once, without a gap.
