@@ -37,6 +37,7 @@ type health struct {
 	lags        *lags
 
 	serving   atomic.Bool // the node has caught up
+	leaving   atomic.Bool // and has been told to stop
 	analytics atomic.Bool // ClickHouse's tables are there
 
 	mu       sync.Mutex
@@ -195,6 +196,9 @@ func (h *health) lookAgain(ctx context.Context) sight {
 		}
 	}
 	seen.ready = h.consumersSay(seen.parts) && seen.ready
+	if h.leaving.Load() {
+		seen.ready, seen.parts["node"] = false, "stops"
+	}
 	return seen
 }
 

@@ -131,6 +131,7 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 		n.health.serving.Store(true)
 		select {
 		case <-ctx.Done():
+			n.takeLeave(background)
 		case <-background.Done():
 		case err = <-serving:
 			err = fmt.Errorf("serve HTTP: %w", err)
@@ -155,6 +156,18 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 		}
 	}
 	return err
+}
+
+// takeLeave goes on serving for a while as a node that is not ready: connections that come before load balancers have seen
+// that it goes would be refused.
+func (n *node) takeLeave(background context.Context) {
+	n.health.leaving.Store(true)
+	if n.settings.StopDelay > 0 {
+		select {
+		case <-time.After(n.settings.StopDelay):
+		case <-background.Done():
+		}
+	}
 }
 
 // running knows whether requests are being answered. A server that cuts connections off does not wait for those that it

@@ -37,6 +37,7 @@ type nodeSettings struct {
 	TrustedProxies []string      `help:"Networks or addresses of proxies that are believed about where requests come from, by X-Forwarded-For or Forwarded." env:"NIDO_TRUSTED_PROXIES" placeholder:"CIDR"`
 	CORSOrigins    []string      `name:"cors-origins" help:"Origins whose pages may call from a browser, such as https://app.example.com or *." env:"NIDO_CORS_ORIGINS" placeholder:"ORIGIN"`
 	TurnTimeout    time.Duration `help:"How long a chat turn may take in all." default:"5m" env:"NIDO_TURN_TIMEOUT"`
+	StopDelay      time.Duration `help:"How long a node that was told to stop goes on taking requests while /readyz says 503, so that load balancers see it and turn away." default:"0s" env:"NIDO_STOP_DELAY"`
 	StopTimeout    time.Duration `help:"How long running turns may go on after SIGTERM." default:"30s" env:"NIDO_STOP_TIMEOUT"`
 
 	HeaderTimeout time.Duration `help:"How long a client may take to send a request's head." default:"5s" env:"NIDO_HEADER_TIMEOUT"`
@@ -83,6 +84,9 @@ func (s nodeSettings) check() error {
 	}
 	if s.StopTimeout < 0 {
 		fault("NIDO_STOP_TIMEOUT", "%s is negative", s.StopTimeout)
+	}
+	if s.StopDelay < 0 {
+		fault("NIDO_STOP_DELAY", "%s is negative", s.StopDelay)
 	}
 	if s.BaseDomain == "" || strings.ContainsAny(s.BaseDomain, ":/ ") {
 		fault("NIDO_BASE_DOMAIN", "%q is no domain such as agents.example.com, without scheme and port", s.BaseDomain)

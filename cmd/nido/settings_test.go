@@ -30,7 +30,7 @@ func TestEverySettingThatCannotBeMeantIsNamedAtOnce(t *testing.T) {
 		t.Errorf("settings that can be meant: %v", err)
 	}
 	wrong := nodeSettings{
-		BaseDomain: "https://example.com", PublicURL: "api.example.com", StopTimeout: -1, BodyTimeout: -time.Second,
+		BaseDomain: "https://example.com", PublicURL: "api.example.com", StopTimeout: -1, StopDelay: -1, BodyTimeout: -time.Second,
 		TrustedProxies: []string{"10.0.0.0/33"},
 	}
 	engines := engineSettings{KafkaPartitions: 0, MasterKey: "c2VjcmV0"}
@@ -39,7 +39,7 @@ func TestEverySettingThatCannotBeMeantIsNamedAtOnce(t *testing.T) {
 		t.Fatal("a node was made of them")
 	}
 	for _, name := range []string{
-		"NIDO_TURN_TIMEOUT", "NIDO_STOP_TIMEOUT", "NIDO_HEADER_TIMEOUT", "NIDO_BODY_TIMEOUT", "NIDO_CLAIM_TIMEOUT", "NIDO_BASE_DOMAIN",
+		"NIDO_TURN_TIMEOUT", "NIDO_STOP_TIMEOUT", "NIDO_STOP_DELAY", "NIDO_HEADER_TIMEOUT", "NIDO_BODY_TIMEOUT", "NIDO_CLAIM_TIMEOUT", "NIDO_BASE_DOMAIN",
 		"NIDO_PUBLIC_URL", "NIDO_TRUSTED_PROXIES", "NIDO_KAFKA_PARTITIONS", "NIDO_MASTER_KEY",
 	} {
 		if !strings.Contains(err.Error(), name) {

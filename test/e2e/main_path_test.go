@@ -220,19 +220,36 @@ func TestAStoppingNodeFinishesItsTurns(t *testing.T) {
 	model := modeltest.New(modeltest.Options{Tokens: 20, BetweenTokens: 50 * time.Millisecond})
 	defer model.Close()
 	dir := t.TempDir()
-	node := startDev(t, dir, "NIDO_MODEL_BASE_URL="+model.OpenAI())
+	node := startDev(t, dir, "NIDO_MODEL_BASE_URL="+model.OpenAI(), "NIDO_STOP_DELAY=5s")
 	root := newClient(t, node.base, rootKey(t, dir))
 	agent := root.createAgent("Lento")
-	replied := make(chan answer, 1)
-	go func() {
-		got, _ := root.do(t.Context(), "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody("c", "x"))
+	replied := make(chan answer, 2)
+	chat := func(conversation string) {
+		got, _ := root.do(t.Context(), "POST", "/api/v2/agent/"+agent.ID+"/chat", chatBody(conversation, "x"))
 		replied <- got
-	}()
+	}
+	go chat("c")
 	await(t, 10*time.Second, "the upstream call", func() bool { return model.Stats().Active == 1 })
-	if code := node.stop(syscall.SIGTERM, 30*time.Second); code != 0 {
+	node.signal(syscall.SIGTERM)
+	await(t, 2*time.Second, "the node's saying that it stops", func() bool {
+		got, err := root.do(t.Context(), "GET", "/readyz", nil)
+		return err == nil && got.status == http.StatusServiceUnavailable && strings.Contains(string(got.body), `"node":"stops"`)
+	})
+	chat("d") // of one whom the load balancer has sent here before it looked
+	await(t, 30*time.Second, "its end", func() bool {
+		select {
+		case <-node.gone:
+			return true
+		default:
+			return false
+		}
+	})
+	if code := node.cmd.ProcessState.ExitCode(); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, node.tail())
 	}
-	if got := <-replied; got.status != http.StatusOK {
-		t.Fatalf("status %d: %s", got.status, got.body)
+	for range 2 {
+		if got := <-replied; got.status != http.StatusOK {
+			t.Fatalf("status %d: %s", got.status, got.body)
+		}
 	}
 }
