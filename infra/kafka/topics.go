@@ -143,7 +143,7 @@ func (c *Cluster) ensureTopic(ctx context.Context, admin sarama.ClusterAdmin, to
 // awaitTopic waits until a new topic's leaders are known, and known to every broker: to one that has not heard of it, there
 // is no such topic, and whoever asks that one next gives up sooner than it hears.
 func (c *Cluster) awaitTopic(ctx context.Context, topic string) (int32, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, fmt.Errorf("topic %s was created but has no leaders", topic))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("topic %s was created but has no leaders", topic))
 	defer cancel()
 	for {
 		count, exists, err := c.countPartitions(ctx, topic)
