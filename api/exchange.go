@@ -5,9 +5,6 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
-	"encoding/binary"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -108,15 +105,4 @@ func traceparent(header http.Header) string {
 		}
 	}
 	return value
-}
-
-// orderedBase32 keeps the order of the bytes that it encodes.
-var orderedBase32 = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
-
-// newRequestID begins with the time in milliseconds, so that ids sort by it and a look-up in the log is a narrow one.
-func newRequestID(now time.Time) string {
-	var id [16]byte
-	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16)
-	rand.Read(id[6:]) // never fails (crypto/rand)
-	return "req_" + orderedBase32.EncodeToString(id[:])
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/rs/cors"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/projections"
 )
 
 // maxHeaderBytes bounds a request's line and headers.
@@ -122,7 +123,7 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 // panics, the host, the route.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := s.config.Clock()
-	x := &exchange{id: newRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
+	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
 	r = s.startSpan(w, withExchange(r, x), x)
 	w.Header().Set("X-Request-Id", x.id)
 	capture := s.startCapture(w, r, x, now)

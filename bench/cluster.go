@@ -37,7 +37,7 @@ func (b *bench) close() {
 	for _, p := range b.refs {
 		p.stop()
 	}
-	if b.dir != "" {
+	if b.dir != "" && b.dir != b.keep {
 		_ = os.RemoveAll(b.dir) // a directory for temporary files
 	}
 }
@@ -150,7 +150,7 @@ func (b *bench) nodesOf(ctx context.Context, build string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.dir == "" {
+	if b.dir = cmp.Or(b.dir, b.keep); b.dir == "" {
 		if b.dir, err = os.MkdirTemp("", "nido-bench-"); err != nil {
 			return nil, err
 		}

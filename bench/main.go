@@ -41,6 +41,7 @@ type settings struct {
 	out      string
 	profile  string
 	keepLogs bool
+	keep     string // a directory for our own files, where they outlive this run
 }
 
 // row measures one or more lines of the table.
@@ -95,6 +96,7 @@ func parse() settings {
 	flag.IntVar(&s.events, "events", 1_000_000, "commits that row 17 rebuilds from and verifies")
 	flag.IntVar(&s.planted, "planted", 5_000_000, "rows that are searched and counted in rows 12 and 13")
 	flag.StringVar(&s.out, "out", "", "write the results as JSON to this file")
+	flag.StringVar(&s.keep, "keep", "", "keep the key of the installation in this directory: another run on the same engines finds it, and the rows that this one made up")
 	flag.StringVar(&s.profile, "profile", "", "let the node under test write a CPU profile to this file: the API node, or in rows 9 and 10 the projector; with one -row, since every node that starts writes it anew")
 	flag.BoolVar(&s.keepLogs, "v", false, "show what the nodes log")
 	flag.Func("row", "measure only this row of the table (0: the start of nido dev); may be given more than once", func(text string) error {

@@ -27,14 +27,15 @@ const (
 )
 
 // plantRequests fills the request log: bodies of some 600 bytes, words of which a few are common, over the last days.
-// One in a hundred thousand has a word of its own.
+// One in a hundred thousand has a word of its own. Ids begin with the time, as those of requests do.
 const plantRequests = `INSERT INTO {db:Identifier}.requests (account, at, request_id, key_id, agent_id, conversation_id, method, route, path, status,
 	latency_us, model, input_tokens, output_tokens, remote_ip, user_agent, request_headers, response_headers, request_body, response_body, request_bytes,
 	response_bytes, words, insert_by)
 WITH arrayMap(i -> concat('palabra', toString(toUInt32(pow(cityHash64(number, i) / 18446744073709551616., 3) * 20000))), range(52)) AS drawn,
 	arrayConcat(drawn, if(number % 100000 = 7, ['singular'], [])) AS spoken
 SELECT 'default', now64(3) - toIntervalMillisecond(intDiv(({rows:UInt64} - number) * {span:UInt64}, {rows:UInt64})) AS at,
-	concat('req_', leftPad(toString(number), 26, '0')), concat('key_', toString(cityHash64(number, 101) % {keys:UInt64})),
+	concat('req_', arrayStringConcat(arrayMap(i -> substring('0123456789abcdefghijklmnopqrstuv',
+		bitAnd(bitShiftRight(toUnixTimestamp64Milli(at) * 4, 45 - 5 * i), 31) + 1, 1), range(10))), leftPad(toString(number), 16, '0')), concat('key_', toString(cityHash64(number, 101) % {keys:UInt64})),
 	concat('agt_', leftPad(toString(number % {agents:UInt64}), 26, '0')), concat('conv_', toString(intDiv(number, 10))),
 	'POST', '/api/v2/agent/{agentId}/chat', '/api/v2/agent/x/chat', if(cityHash64(number, 102) % 50 = 0, 429, 200),
 	cityHash64(number, 103) % 5000000, 'fast', 100, 20, '127.0.0.1', 'bench', '[]', '[]',
@@ -77,8 +78,17 @@ func analytics() (conn driver.Conn, database string, err error) {
 	return conn, options.Auth.Database, err
 }
 
-// plant makes up the rows.
-func (b *bench) plant(ctx context.Context, database string, conn driver.Conn, statements ...string) error {
+// plant makes up the rows of a table and of those that go with it, unless an earlier run on the same engines has.
+func (b *bench) plant(ctx context.Context, database, table string, conn driver.Conn, statements ...string) error {
+	var there uint64
+	err := conn.QueryRow(ctx, `SELECT count() FROM {db:Identifier}.{table:Identifier}`, clickhouse.Named("db", database), clickhouse.Named("table", table)).Scan(&there)
+	if err != nil {
+		return fmt.Errorf("count the rows of %s: %w", table, err)
+	}
+	if there >= uint64(b.planted) {
+		b.say("  %d rows are there", there)
+		return nil
+	}
 	for _, statement := range statements {
 		began := time.Now()
 		err := conn.Exec(clickhouse.Context(ctx, clickhouse.WithParameters(clickhouse.Parameters{
@@ -91,6 +101,23 @@ func (b *bench) plant(ctx context.Context, database string, conn driver.Conn, st
 		b.say("  rows made up in %v", time.Since(began).Round(time.Second))
 	}
 	return nil
+}
+
+// plantedIDs are the ids of requests from all times.
+func plantedIDs(ctx context.Context, database string, conn driver.Conn, planted int) (ids []string, err error) {
+	var found []struct {
+		ID string `ch:"request_id"`
+	}
+	err = conn.Select(ctx, &found, `SELECT request_id FROM {db:Identifier}.requests WHERE account = 'default'
+		AND toUInt64OrZero(substring(request_id, 15)) % {every:UInt64} = 3 AND user_agent = 'bench'`,
+		clickhouse.Named("db", database), clickhouse.Named("every", max(planted/asks, 1)))
+	for _, one := range found {
+		ids = append(ids, one.ID)
+	}
+	if err == nil && len(ids) == 0 {
+		err = errors.New("no ids among the rows made up")
+	}
+	return ids, err
 }
 
 func plantedAgent(number int) string { return fmt.Sprintf("agt_%026d", number) }
@@ -144,7 +171,11 @@ func logSearch(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer conn.Close()
-	if err := b.plant(ctx, database, conn, plantRequests); err != nil {
+	if err := b.plant(ctx, database, "requests", conn, plantRequests); err != nil {
+		return err
+	}
+	ids, err := plantedIDs(ctx, database, conn, b.planted)
+	if err != nil {
 		return err
 	}
 	list := func(narrowed func(n int) string) func(int) string {
@@ -156,7 +187,7 @@ func logSearch(ctx context.Context, b *bench) error {
 		{name: "a key's newest 50", goal: 100, ask: list(func(n int) string { return fmt.Sprint("keyId=key_", n%plantedKeys) })},
 		{name: "a rare word of one agent", goal: 200, ask: list(func(int) string { return "q=singular&agentId=" + plantedAgent(7) })},
 		{name: "a common word", goal: 300, ask: list(func(n int) string { return fmt.Sprint("q=palabra", n%4) })},
-		{name: "one request by its id", goal: 50, ask: func(n int) string { return fmt.Sprintf("/api/logs/req_%026d", n*b.planted/(asks+2)) }},
+		{name: "one request by its id", goal: 50, ask: func(n int) string { return "/api/logs/" + ids[n%len(ids)] }},
 	})
 }
 
@@ -172,7 +203,7 @@ func statistics(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer conn.Close()
-	if err := b.plant(ctx, database+"_1", conn, plantMessages, plantConversations); err != nil {
+	if err := b.plant(ctx, database+"_1", "messages", conn, plantMessages, plantConversations); err != nil {
 		return err
 	}
 	const by = "/api/stats/conversations?groupBy=agent,day"

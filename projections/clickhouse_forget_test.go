@@ -89,7 +89,8 @@ func TestErasingALineOfTheRequestLogLeavesItsCounts(t *testing.T) {
 	if err := requests.Begin(t.Context(), &batch); err != nil {
 		t.Fatal(err)
 	}
-	for id, key := range map[string]string{"req_1": "dk_gone", "req_2": "dk_kept"} {
+	gone, kept := projections.NewRequestID(noon), projections.NewRequestID(noon)
+	for id, key := range map[string]string{gone: "dk_gone", kept: "dk_kept"} {
 		batch.Requests = append(batch.Requests, projections.Request{
 			ID: id, At: noon, Account: "acc_1", AgentID: "agt_1", ConversationID: "persona", Method: "POST", Path: "/x", Query: "a=b", Status: 200,
 			Latency: time.Second, InputTokens: 7, DataKey: key, RemoteIP: "192.0.2.1", UserAgent: "curl",
@@ -112,22 +113,22 @@ func TestErasingALineOfTheRequestLogLeavesItsCounts(t *testing.T) {
 		t.Fatalf("%d lines have the word", found)
 	}
 	forgetting := projections.NewForgetting(conn, database, func(context.Context) ([]string, error) { return nil, nil })
-	gone := []projections.ForgottenConversation{{Account: "acc_1", Agent: "agt_1", Stream: "conversation-agt_1.x", Keys: []string{"dk_gone", "dk_other"}}}
-	if err := forgetting.Conversations(t.Context(), gone); err != nil {
+	forgotten := []projections.ForgottenConversation{{Account: "acc_1", Agent: "agt_1", Stream: "conversation-agt_1.x", Keys: []string{"dk_gone", "dk_other"}}}
+	if err := forgetting.Conversations(t.Context(), forgotten); err != nil {
 		t.Fatal(err)
 	}
 	if found := search("zarzamora"); found != 1 {
 		t.Errorf("%d lines have the word", found)
 	}
-	is, ok, err := logs.Get(t.Context(), "acc_1", "req_1")
+	is, ok, err := logs.Get(t.Context(), "acc_1", gone)
 	if err != nil || !ok || !is.Erased || is.Status != 200 || is.Latency != time.Second || is.InputTokens != 7 {
 		t.Errorf("the line is %+v, %v", is, err)
 	}
 	if is.ConversationID+is.Path+is.Query+is.RemoteIP+is.UserAgent+string(is.RequestBody.Text)+string(is.ResponseBody.Text) != "" {
 		t.Errorf("the line still says %+v", is)
 	}
-	if kept, ok, err := logs.Get(t.Context(), "acc_1", "req_2"); err != nil || !ok || kept.Erased || kept.ConversationID != "persona" {
-		t.Errorf("the other line is %+v, %v", kept, err)
+	if other, ok, err := logs.Get(t.Context(), "acc_1", kept); err != nil || !ok || other.Erased || other.ConversationID != "persona" {
+		t.Errorf("the other line is %+v, %v", other, err)
 	}
 }
 

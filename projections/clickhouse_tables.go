@@ -151,22 +151,33 @@ func (s clickhouseStore) idle(ctx context.Context, partition int32, at time.Time
 	return s.pass(ctx, partition, found)
 }
 
-const clickhouseWatermarkQuery = `SELECT count(), min(up_to) FROM
-(SELECT part, max(up_to) AS up_to FROM {db:Identifier}.checkpoints GROUP BY part)`
+// clickhouseWatermarkQuery reads the few rows as they are: every list is preceded by it, and ClickHouse takes longer to
+// plan two aggregations than to send all that no merge has replaced yet.
+const clickhouseWatermarkQuery = `SELECT part, up_to FROM {db:Identifier}.checkpoints`
 
 // watermark is the time up to which every partition is in; zero where nothing is.
-func (s clickhouseStore) watermark(ctx context.Context) (time.Time, error) {
+func (s clickhouseStore) watermark(ctx context.Context) (upTo time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, clickhouseQueryTimeout)
 	defer cancel()
-	var partitions uint64
-	var upTo time.Time
-	if err := s.conn.QueryRow(ctx, clickhouseWatermarkQuery, clickhouse.Named("db", s.database)).Scan(&partitions, &upTo); err != nil {
+	var rows []struct {
+		Part int32     `ch:"part"`
+		UpTo time.Time `ch:"up_to"`
+	}
+	if err := s.conn.Select(ctx, &rows, clickhouseWatermarkQuery, clickhouse.Named("db", s.database)); err != nil {
 		return time.Time{}, fmt.Errorf("read the watermark: %w", err)
 	}
-	if partitions == 0 {
-		return time.Time{}, nil
+	partitions := map[int32]time.Time{}
+	for _, row := range rows {
+		if known := partitions[row.Part]; row.UpTo.After(known) {
+			partitions[row.Part] = row.UpTo
+		}
 	}
-	return upTo.UTC(), nil
+	for _, at := range partitions {
+		if upTo.IsZero() || at.Before(upTo) {
+			upTo = at.UTC()
+		}
+	}
+	return upTo, nil
 }
 
 // clickhouseFingerprint numbers the fold's tables and what is folded into them.

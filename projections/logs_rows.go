@@ -33,11 +33,8 @@ func logsBound(at, none time.Time) time.Time {
 	return clickhouseTime(at)
 }
 
-// logsRarest keeps as many words as a search may have. No search is the empty word, for which ClickHouse need not look.
+// logsRarest keeps as many words as a search may have.
 func logsRarest(words []string) []string {
-	if len(words) == 0 {
-		return []string{""}
-	}
 	if len(words) > logsMaxWords {
 		slices.SortStableFunc(words, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 	}

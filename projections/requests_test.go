@@ -78,12 +78,18 @@ func TestRedaction(t *testing.T) {
 // requestsBegin is when the log's story begins.
 var requestsBegin = time.Date(2026, 2, 27, 0, 0, 0, 0, time.UTC)
 
+// requestsID is an id of that time which ends with a number.
+func requestsID(at time.Time, number int) string {
+	id := projections.NewRequestID(at)
+	return id[:len(id)-16] + fmt.Sprintf("%016d", number)
+}
+
 // requestsStory is twelve requests of one account across the end of a month, half a day apart, and one of another account.
 func requestsStory() []projections.Request {
 	var story []projections.Request
 	for i := range 12 {
 		story = append(story, projections.Request{
-			ID: fmt.Sprintf("req_%02d", i), At: requestsBegin.Add(time.Duration(i) * 12 * time.Hour), Account: "acc_one",
+			ID: requestsID(requestsBegin.Add(time.Duration(i)*12*time.Hour), i), At: requestsBegin.Add(time.Duration(i) * 12 * time.Hour), Account: "acc_one",
 			KeyID: fmt.Sprint("key_", i%2), AgentID: fmt.Sprint("agt_", i%3), ConversationID: fmt.Sprint("conv-", i/4),
 			Method: []string{"GET", "POST"}[i%2], Route: "/api/x/{id}", Path: fmt.Sprintf("/api/x/%d", i), Status: 200 + 100*(i%4),
 			Latency: time.Duration(i) * 10 * time.Millisecond,
@@ -102,7 +108,7 @@ func requestsStory() []projections.Request {
 	}
 	story[6].RequestBody.Text = []byte("el horario de los viernes")
 	return append(story, projections.Request{
-		ID: "req_other", At: requestsBegin.Add(time.Hour), Account: "acc_two", RequestBody: projections.Body{Text: []byte("viernes")},
+		ID: requestsID(requestsBegin.Add(time.Hour), 99), At: requestsBegin.Add(time.Hour), Account: "acc_two", RequestBody: projections.Body{Text: []byte("viernes")},
 	})
 }
 
@@ -141,7 +147,7 @@ func logsIDs(t testing.TB, logs *projections.Logs, account string, filter projec
 	}
 	var ids []string
 	for _, request := range list {
-		ids = append(ids, strings.TrimPrefix(request.ID, "req_"))
+		ids = append(ids, request.ID[len(request.ID)-2:])
 	}
 	return strings.Join(ids, " ")
 }
@@ -220,7 +226,7 @@ func TestRequestLog(t *testing.T) {
 		}
 	})
 	t.Run("shows one request whole", func(t *testing.T) {
-		got, found, err := logs.Get(t.Context(), "acc_one", "req_05")
+		got, found, err := logs.Get(t.Context(), "acc_one", story[5].ID)
 		if err != nil || !found {
 			t.Fatalf("get: %v, %v", found, err)
 		}
@@ -228,14 +234,21 @@ func TestRequestLog(t *testing.T) {
 			t.Errorf("\n got %s\nwant %s", got, want)
 		}
 	})
+	t.Run("shows nothing for what is no id of its time", func(t *testing.T) {
+		for _, id := range []string{"", "req_", "req_none", story[5].ID[4:], story[5].ID + "0", "req_wxyz" + story[5].ID[8:], story[4].ID[:14] + story[5].ID[14:], "req_" + strings.Repeat("v", 26)} {
+			if _, found, err := logs.Get(t.Context(), "acc_one", id); found || err != nil {
+				t.Errorf("%q: %v, %v", id, found, err)
+			}
+		}
+	})
 	t.Run("shows nothing of another account", func(t *testing.T) {
-		if got := logsIDs(t, logs, "acc_two", projections.LogFilter{}, nil); got != "other" {
+		if got := logsIDs(t, logs, "acc_two", projections.LogFilter{}, nil); got != "99" {
 			t.Errorf("acc_two lists %q", got)
 		}
 		if got := logsIDs(t, logs, "acc_two", projections.LogFilter{Q: "lunes"}, nil); got != "" {
 			t.Errorf("acc_two finds %q", got)
 		}
-		if _, found, err := logs.Get(t.Context(), "acc_two", "req_05"); found || err != nil {
+		if _, found, err := logs.Get(t.Context(), "acc_two", story[5].ID); found || err != nil {
 			t.Errorf("acc_two gets a request of acc_one: %v, %v", found, err)
 		}
 	})
@@ -270,14 +283,14 @@ func TestSearchFindsEveryWord(t *testing.T) {
 		if rapid.Bool().Draw(rt, "as JSON") {
 			body = requestsASCII(text)
 		}
-		requestsInsert(t, requests, after, projections.Request{ID: "req_1", At: requestsBegin, Account: account, ResponseBody: projections.Body{Text: []byte(body)}})
+		requestsInsert(t, requests, after, projections.Request{ID: "req_01", At: requestsBegin, Account: account, ResponseBody: projections.Body{Text: []byte(body)}})
 		after++
 		words := strings.FieldsFunc(text, func(r rune) bool { return !strings.ContainsRune("aáBñ漢字б0", r) })
 		if len(words) == 0 || body == text && strings.ContainsRune(text, '\\') {
 			return // a bare text with backslashes reads as JSON that it is not
 		}
 		word := rapid.SampledFrom(words).Draw(rt, "word")
-		if got := logsIDs(t, logs, account, projections.LogFilter{Q: strings.ToUpper(word)}, nil); got != "1" {
+		if got := logsIDs(t, logs, account, projections.LogFilter{Q: strings.ToUpper(word)}, nil); got != "01" {
 			rt.Fatalf("%q is not found in %q", word, body)
 		}
 	})

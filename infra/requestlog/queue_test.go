@@ -2,6 +2,7 @@ package requestlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,15 +17,17 @@ import (
 
 var begin = time.Date(2026, 2, 27, 12, 0, 0, 0, time.UTC)
 
+// numbered is a request at a time of its own, whose id ends with its number.
 func numbered(i int) projections.Request {
-	return projections.Request{ID: fmt.Sprint("req_", i), At: begin.Add(time.Duration(i) * time.Second), Account: "acc_one", Status: 200,
+	id := projections.NewRequestID(begin.Add(time.Duration(i) * time.Second))
+	return projections.Request{ID: id[:len(id)-16] + fmt.Sprintf("%016d", i), At: begin.Add(time.Duration(i) * time.Second), Account: "acc_one", Status: 200,
 		RequestBody: projections.Body{Text: []byte("hello")}}
 }
 
 func ids(requests []projections.Request) string {
 	var list []string
 	for _, request := range requests {
-		list = append(list, strings.TrimPrefix(request.ID, "req_"))
+		list = append(list, cmp.Or(strings.TrimLeft(request.ID[max(len(request.ID)-16, 0):], "0"), "0"))
 	}
 	return strings.Join(list, " ")
 }

@@ -87,7 +87,7 @@ func TestSink(t *testing.T) {
 		if offset, hash, err := sink.Checkpoint(t.Context(), 3); err != nil || offset != 10 || string(hash) != "hash" {
 			t.Errorf("checkpoint %d %q %v", offset, hash, err)
 		}
-		got, found, err := logs.Get(t.Context(), "acc_one", "req_4")
+		got, found, err := logs.Get(t.Context(), "acc_one", story[4].ID)
 		if err != nil || !found || string(got.RequestBody.Text) != "hello" || got.RequestBody.Bytes != 5 {
 			t.Errorf("one of them: %+v, %v", got, err)
 		}
@@ -112,7 +112,8 @@ func TestSink(t *testing.T) {
 		keys := newRing()
 		chat := numbered(1)
 		chat.Owner, chat.ConversationID, chat.Path = "conversation-agt_a.mac", "conv-of-jane", "/api/v1/chat"
-		payloads := publish(t, keys, numbered(0), chat)
+		other := numbered(0)
+		payloads := publish(t, keys, other, chat)
 		keys.destroyed["dk_"+chat.Owner] = true
 		sink, logs := newSink(t, keys)
 		if err := sink.Apply(t.Context(), 0, -1, 0, nil, payloads); err != nil {
@@ -122,7 +123,7 @@ func TestSink(t *testing.T) {
 		if err != nil || !found || !got.Erased || got.Status != 200 || len(got.RequestBody.Text) != 0 || got.ConversationID+got.Path != "" {
 			t.Errorf("the erased one: %+v, %v", got, err)
 		}
-		if kept, _, err := logs.Get(t.Context(), "acc_one", "req_0"); err != nil || kept.Erased || string(kept.RequestBody.Text) != "hello" {
+		if kept, _, err := logs.Get(t.Context(), "acc_one", other.ID); err != nil || kept.Erased || string(kept.RequestBody.Text) != "hello" {
 			t.Errorf("the other one: %+v, %v", kept, err)
 		}
 	})
