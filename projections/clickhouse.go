@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 // clickhouseFoldVersion is part of the tables' fingerprint. Raise it whenever the fold writes something else into the
 // same tables.
 const clickhouseFoldVersion = 1
+
+// clickhouseChunk is how many records are opened and inserted at a time.
+const clickhouseChunk = 2500
 
 // clickhouseQueryTimeout bounds the small questions about checkpoints.
 const clickhouseQueryTimeout = 10 * time.Second
@@ -140,30 +144,54 @@ func (c *ClickHouse) apply(ctx context.Context, partition int32, after int64, ba
 	if err != nil {
 		return err
 	}
-	rows := clickhouseRows{insertBy: stands.insertBy()}
-	var unreadable error
-	for i, record := range batch {
-		if record.Skipped || rejected[record.Offset] {
-			continue // before it is decoded: nobody ever has to read it
-		}
-		if err := rows.fold(record); err != nil {
-			unreadable = &Unreadable{Position: record.Position, Err: err}
-			batch = batch[:i]
-			break
-		}
-	}
-	if len(batch) == 0 {
-		return unreadable
-	}
-	if err := c.write(ctx, &rows, batch); err != nil {
+	folded, unreadable, err := c.fold(ctx, stands, batch, rejected)
+	if err != nil {
 		return err
 	}
-	last := batch[len(batch)-1]
+	if folded == 0 {
+		return unreadable
+	}
+	last := batch[folded-1]
 	to := clickhouseCheckpoint{offset: last.Offset, hash: last.Hash, upTo: stands.upTo}
 	if last.Time.After(to.upTo) {
 		to.upTo = last.Time
 	}
 	return errors.Join(c.store.pass(ctx, partition, to), unreadable)
+}
+
+// fold writes the rows of a batch chunk by chunk: while ClickHouse takes those of one, the next is decoded and opened. It
+// returns how many records from the front have been folded, which are not all where one of them is unreadable.
+func (c *ClickHouse) fold(ctx context.Context, stands clickhouseCheckpoint, batch []domain.Recorded, rejected map[int64]bool) (folded int, unreadable, err error) {
+	var inserting sync.WaitGroup
+	var inserted error // of the chunk before; to be read when inserting is over
+	defer inserting.Wait()
+	insertBy := stands.insertBy()
+	for chunk := range slices.Chunk(batch, clickhouseChunk) {
+		if folded > 0 { // no chunk may use up the time of the next
+			now, err := clickhouseNow(ctx, c.store.conn)
+			if err != nil {
+				return 0, nil, err
+			}
+			insertBy = now.Add(clickhouseFence)
+		}
+		rows := clickhouseRows{insertBy: insertBy}
+		var readable int
+		readable, unreadable = rows.foldAll(chunk, rejected)
+		if err := rows.open(ctx, c.opener); err != nil {
+			return 0, nil, fmt.Errorf("open the texts: %w", err)
+		}
+		if inserting.Wait(); inserted != nil {
+			return 0, nil, inserted
+		}
+		if folded += readable; readable > 0 {
+			inserting.Go(func() { inserted = c.insert(ctx, &rows, chunk[:readable]) })
+		}
+		if unreadable != nil {
+			break
+		}
+	}
+	inserting.Wait()
+	return folded, unreadable, inserted
 }
 
 // rejected waits for the Postgres fold and asks which records of the batch lost.
@@ -183,12 +211,9 @@ func (c *ClickHouse) rejected(ctx context.Context, partition int32, batch []doma
 	return rejected, nil
 }
 
-// write opens the texts and inserts the rows.
-func (c *ClickHouse) write(ctx context.Context, rows *clickhouseRows, batch []domain.Recorded) error {
-	if err := rows.open(ctx, c.opener); err != nil {
-		return fmt.Errorf("open the texts: %w", err)
-	}
-	first, last := batch[0], batch[len(batch)-1]
+// insert writes the rows of some records.
+func (c *ClickHouse) insert(ctx context.Context, rows *clickhouseRows, records []domain.Recorded) error {
+	first, last := records[0], records[len(records)-1]
 	token := fmt.Sprintf("events:%d:%d-%d", first.Partition, first.Offset, last.Offset)
 	var messages, conversations error
 	var both sync.WaitGroup // two tables, side by side: neither insert waits for the other's disk

@@ -4,10 +4,13 @@ package projections
 // not come in long after, however long its writer was held up. ADR 17 says why it is done this way.
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
 
 const (
@@ -23,6 +26,16 @@ const (
 
 // insertBy is until when a batch may come in whose keys are read from now on.
 func (c clickhouseCheckpoint) insertBy() time.Time { return c.read.Add(clickhouseFence) }
+
+// clickhouseNow reads ClickHouse's clock.
+func clickhouseNow(ctx context.Context, conn driver.Conn) (now time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, clickhouseQueryTimeout)
+	defer cancel()
+	if err := conn.QueryRow(ctx, `SELECT now64(3, 'UTC')`).Scan(&now); err != nil {
+		return time.Time{}, fmt.Errorf("read ClickHouse's clock: %w", err)
+	}
+	return now, nil
+}
 
 // clickhouseTooLate reports that ClickHouse refused rows because their time was over.
 func clickhouseTooLate(err error) bool {

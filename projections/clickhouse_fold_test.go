@@ -5,6 +5,7 @@ package projections_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -70,6 +71,33 @@ func TestFoldIntoClickHouse(t *testing.T) {
 		}
 		if rows := statsAsk(t, stats, "acc_one", projections.StatsQuery{}); len(rows) != 1 || rows[0].Messages != 2 {
 			t.Errorf("no part of the commit was folded, got %+v", rows)
+		}
+	})
+	t.Run("folds a batch of many chunks up to what it cannot read, and goes on behind it", func(t *testing.T) {
+		log := newClickhouseLog("acc_one")
+		for i := range 3100 {
+			log.turn(t, "agt_a", fmt.Sprint("c", i%40), statsNoon.Add(time.Duration(i)*time.Second), time.Second, time.Second)
+		}
+		const lost, bad = 2600, 5700 // in the second and in the third chunk
+		whole := log.records[bad].Events
+		log.records[bad].Events = []domain.Stored{{Type: "message.unsent", Schema: 1, Data: []byte(`{}`)}}
+		fold, stats, _, _ := newClickhouseFold(t, clickhouseTextKeys{}, clickhouseVerdicts{rejected: []int64{lost}})
+		unreadable, ok := errors.AsType[*projections.Unreadable](fold.Apply(t.Context(), 0, -1, log.records))
+		if !ok || unreadable.Offset != bad {
+			t.Fatalf("the error names the record, got %v", unreadable)
+		}
+		if offset, _, err := fold.Checkpoint(t.Context(), 0); err != nil || offset != bad-1 {
+			t.Errorf("the checkpoint stands before it, got %d, %v", offset, err)
+		}
+		if rows := statsAsk(t, stats, "acc_one", projections.StatsQuery{}); len(rows) != 1 || rows[0].Messages != bad-1 {
+			t.Errorf("not every record before it was folded, got %+v", rows)
+		}
+		log.records[bad].Events = whole
+		if err := fold.Apply(t.Context(), 0, bad-1, log.records[bad:]); err != nil {
+			t.Fatal(err)
+		}
+		if rows := statsAsk(t, stats, "acc_one", projections.StatsQuery{}); len(rows) != 1 || rows[0].Messages != int64(len(log.records)-1) {
+			t.Errorf("not all of them were folded once, got %+v", rows)
 		}
 	})
 	t.Run("refuses a batch that does not follow its checkpoint", func(t *testing.T) {

@@ -52,14 +52,7 @@ type ForgottenConversation struct {
 }
 
 // Now is ClickHouse's clock.
-func (f *Forgetting) Now(ctx context.Context) (now time.Time, err error) {
-	ctx, cancel := context.WithTimeout(ctx, clickhouseQueryTimeout)
-	defer cancel()
-	if err := f.conn.QueryRow(ctx, `SELECT now64(3, 'UTC')`).Scan(&now); err != nil {
-		return time.Time{}, fmt.Errorf("read ClickHouse's clock: %w", err)
-	}
-	return now, nil
-}
+func (f *Forgetting) Now(ctx context.Context) (time.Time, error) { return clickhouseNow(ctx, f.conn) }
 
 // Settled waits until nothing comes in any more that was opened before a time, which Now has given.
 func (f *Forgetting) Settled(ctx context.Context, since time.Time) error {

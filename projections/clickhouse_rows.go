@@ -46,6 +46,19 @@ type clickhouseConversation struct {
 	erased, byMessage        bool
 }
 
+// foldAll turns records into rows, up to the first that is unreadable, and returns how many those are.
+func (r *clickhouseRows) foldAll(records []domain.Recorded, rejected map[int64]bool) (readable int, unreadable error) {
+	for i, record := range records {
+		if record.Skipped || rejected[record.Offset] {
+			continue // before it is decoded: nobody ever has to read it
+		}
+		if err := r.fold(record); err != nil {
+			return i, &Unreadable{Position: record.Position, Err: err}
+		}
+	}
+	return len(records), nil
+}
+
 // fold turns a commit into rows. Streams that are not conversations have none here.
 func (r *clickhouseRows) fold(record domain.Recorded) error {
 	if record.Stream.Kind() != conversation.Aggregate.Kind {

@@ -46,7 +46,7 @@ func (n *node) runAnalytics(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() {
 		n.consumeAside(ctx, "clickhouse projector", n.analytics, kafka.ConsumerConfig{
-			Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.traced(n.analytics, analyticsProjector)), MaxRecords: 5000, Linger: analyticsLinger, Observer: n.metrics,
+			Topic: n.cluster.Events(), Name: analyticsProjector, Handler: kafka.Commits(n.traced(n.analytics, analyticsProjector)), MaxRecords: analyticsRecords, MaxBytes: analyticsBytes, Linger: analyticsLinger, Observer: n.metrics,
 		})
 	})
 	running.Go(func() {
@@ -101,6 +101,13 @@ func (n *node) consumeOnce(ctx context.Context, name string, sink idler, consume
 // analyticsLinger lets small batches grow. Each insert makes a part, and merging parts is what ClickHouse spends its time
 // on: a quarter of the inserts leaves it well below half of the CPU, and logs and statistics are still there in a second.
 const analyticsLinger = 400 * time.Millisecond
+
+// analyticsRecords and analyticsBytes bound a batch of a projector that catches up: whatever its size, it costs four round
+// trips and two parts. Records hold 1 KB as a rule; two batches are in memory for each partition.
+const (
+	analyticsRecords = 5000
+	analyticsBytes   = 16 << 20
+)
 
 // prepareAnalytics makes databases and tables, again and again until ClickHouse has them.
 func (n *node) prepareAnalytics(ctx context.Context) error {

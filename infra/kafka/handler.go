@@ -19,7 +19,8 @@ type Batch struct {
 	Partition int32
 	Messages  []*message.Message
 
-	skips Skips
+	skips   Skips
+	commits []decoded // of the messages one by one, where the handler reads them early
 }
 
 // Handler folds batches and keeps the checkpoint.
@@ -47,22 +48,34 @@ func Commits(handler CommitHandler) Handler { return commits{handler} }
 type commits struct{ CommitHandler }
 
 func (c commits) Apply(ctx context.Context, after int64, batch Batch) error {
+	for len(batch.commits) < len(batch.Messages) {
+		c.read(&batch, len(batch.commits))
+	}
 	recorded := make([]domain.Recorded, len(batch.Messages))
-	for i, msg := range batch.Messages {
-		if batch.skips.covers(msg) {
-			place, err := placeIn(batch, i)
-			if err != nil {
-				return err
-			}
-			recorded[i] = domain.Recorded{Position: place.Position, Hash: Hash(place.Key, msg.Payload), Skipped: true}
-			continue
+	for i, commit := range batch.commits {
+		if commit.err != nil {
+			return commit.err
 		}
-		var err error
-		if recorded[i], err = Decode(msg); err != nil {
-			return err
-		}
+		recorded[i] = commit.Recorded
 	}
 	return reseeking(c.CommitHandler.Apply(ctx, batch.Partition, after, recorded))
+}
+
+// readLast implements early.
+func (c commits) readLast(batch *Batch) { c.read(batch, len(batch.Messages)-1) }
+
+// read decodes a message whose predecessors have been.
+func (c commits) read(batch *Batch, i int) {
+	msg := batch.Messages[i]
+	if batch.skips.covers(msg) {
+		place, err := placeIn(*batch, i)
+		batch.commits = append(batch.commits, decoded{
+			domain.Recorded{Position: place.Position, Hash: Hash(place.Key, msg.Payload), Skipped: true}, err,
+		})
+		return
+	}
+	recorded, err := Decode(msg)
+	batch.commits = append(batch.commits, decoded{recorded, err})
 }
 
 // BundleHandler is a Handler of the requests topic.

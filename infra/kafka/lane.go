@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -16,7 +17,7 @@ import (
 	"github.com/nidohq/nido/domain"
 )
 
-// lane is a partition's way to the handler. One goroutine at a time works on it.
+// lane is a partition's way to the handler. One goroutine works on it, and another gathers for it (gather.go).
 type lane struct {
 	session   *session
 	partition int32
@@ -35,11 +36,16 @@ var errSkipped = errors.New("the record is to be skipped")
 
 // run ends with nil once the session does, or with ErrReseek, ErrLogBehind, ErrLogDiffers or errSkipped.
 func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, mark func(next int64)) error {
-	for {
-		batch, ok := l.collect(ctx, records)
-		if !ok {
-			return nil
-		}
+	gathering, stop := context.WithCancel(ctx)
+	batches := make(chan Batch)
+	var gatherer sync.WaitGroup
+	gatherer.Go(func() {
+		defer close(batches)
+		l.gather(gathering, records, batches)
+	})
+	defer gatherer.Wait()
+	defer stop()
+	for batch := range batches {
 		batch, err := l.check(ctx, batch)
 		if err == nil && len(batch.Messages) > 0 {
 			err = l.apply(ctx, batch)
@@ -50,66 +56,12 @@ func (l *lane) run(ctx context.Context, records <-chan *sarama.ConsumerMessage, 
 		case err == nil:
 			mark(l.next)
 		case errors.Is(err, domain.ErrUndecodable), errors.Is(err, ErrGap):
-			return l.halt(ctx, records, batch, err)
+			return l.halt(ctx, batches, batch, err)
 		default:
 			return err
 		}
 	}
-}
-
-// collect waits for a record and takes along what has arrived behind it.
-func (l *lane) collect(ctx context.Context, records <-chan *sarama.ConsumerMessage) (Batch, bool) {
-	limits := l.session.consumer.ConsumerConfig
-	batch := Batch{Topic: limits.Topic, Partition: l.partition, skips: l.session.skips}
-	size := 0
-	take := func(record *sarama.ConsumerMessage) {
-		batch.Messages = append(batch.Messages, fromRecord(record))
-		size += len(record.Key) + len(record.Value)
-		for _, header := range record.Headers {
-			size += len(header.Key) + len(header.Value)
-		}
-	}
-	select {
-	case <-ctx.Done():
-		return batch, false
-	case record, ok := <-records:
-		if !ok {
-			return batch, false
-		}
-		take(record)
-	}
-	var enough <-chan time.Time
-	if limits.Linger > 0 {
-		timer := time.NewTimer(limits.Linger)
-		defer timer.Stop()
-		enough = timer.C
-	}
-	for len(batch.Messages) < limits.MaxRecords && size < limits.MaxBytes {
-		select {
-		case record, ok := <-records:
-			if !ok {
-				return batch, false // the partition is being taken away
-			}
-			take(record)
-			continue
-		default:
-		}
-		if enough == nil {
-			break
-		}
-		select {
-		case record, ok := <-records:
-			if !ok {
-				return batch, false
-			}
-			take(record)
-		case <-enough:
-			enough = nil
-		case <-ctx.Done():
-			return batch, false
-		}
-	}
-	return batch, true
+	return nil
 }
 
 // check compares the first record after a seek with the checkpoint's hash, and takes it out; and it sees to it that
@@ -127,7 +79,7 @@ func (l *lane) check(ctx context.Context, batch Batch) (Batch, error) {
 			return batch, fmt.Errorf("%w: partition %d, offset %d has another hash than the checkpoint", ErrLogDiffers, l.partition, l.stored)
 		}
 		l.proven = true
-		batch.Messages = batch.Messages[1:]
+		batch = batch.cut(1, len(batch.Messages))
 	}
 	expected := l.next
 	for i := range batch.Messages {
@@ -157,7 +109,7 @@ func (l *lane) apply(ctx context.Context, batch Batch) error {
 	if err := l.ask(ctx, batch); err != nil {
 		return err
 	}
-	for i, msg := range batch.Messages {
+	for i := range batch.Messages {
 		at, err := placeIn(batch, i)
 		if err != nil {
 			return err
@@ -165,7 +117,7 @@ func (l *lane) apply(ctx context.Context, batch Batch) error {
 		if at.Offset < l.next {
 			continue
 		}
-		if err := l.hand(ctx, Batch{Topic: batch.Topic, Partition: batch.Partition, Messages: []*message.Message{msg}, skips: batch.skips}); err != nil {
+		if err := l.hand(ctx, batch.cut(i, i+1)); err != nil {
 			return err
 		}
 	}
@@ -243,7 +195,7 @@ func (l *lane) persist(ctx context.Context, call func() error) error {
 
 // halt stops in front of a record, loudly, until an operator has decided to pass over it. It reads on meanwhile without
 // folding, so that the lag that Status tells stays true.
-func (l *lane) halt(ctx context.Context, records <-chan *sarama.ConsumerMessage, batch Batch, err error) error {
+func (l *lane) halt(ctx context.Context, batches <-chan Batch, batch Batch, err error) error {
 	culprit := l.culprit(batch)
 	if l.skipped(ctx, culprit) {
 		return errSkipped // decided before we came here
@@ -256,7 +208,7 @@ func (l *lane) halt(ctx context.Context, records <-chan *sarama.ConsumerMessage,
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-records:
+		case _, ok := <-batches:
 			if !ok {
 				return nil
 			}
