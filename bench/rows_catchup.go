@@ -218,7 +218,7 @@ func bareMessages(ctx context.Context, conn driver.Conn, folds string, span time
 	began, written := time.Now(), 0
 	for time.Since(began) < span {
 		batch, err := conn.PrepareBatch(ctx, `INSERT INTO bare (account, agent_id, at, stream, version, idx, kind, said, turn_id,
-			message_id, text, erased, model, error_code, input_tokens, output_tokens, first_reply_us, full_reply_us, part, off)`)
+			message_id, text, erased, model, error_code, input_tokens, output_tokens, first_reply_us, full_reply_us, part, off, insert_by)`)
 		if err != nil {
 			return 0, err
 		}
@@ -226,7 +226,7 @@ func bareMessages(ctx context.Context, conn driver.Conn, folds string, span time
 		for i := range 5000 {
 			name := fmt.Sprintf("%026d", written+i)
 			err := batch.Append("default", "agt_"+name, at, "conversation-agt_"+name, int64(1), uint16(0), "received", true, "turn_"+name,
-				"msg_"+name, message, false, "fast", "", int64(12), int64(20), int64(100), int64(200), int32(0), int64(written+i))
+				"msg_"+name, message, false, "fast", "", int64(12), int64(20), int64(100), int64(200), int32(0), int64(written+i), at.Add(time.Hour))
 			if err != nil {
 				return 0, errors.Join(err, batch.Abort())
 			}
