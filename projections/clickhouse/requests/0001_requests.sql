@@ -9,7 +9,8 @@
 -- the few granules that have them. A request id begins with its time, which is in the sorting key.
 --
 -- Granules are small because pages are: fifty rows of two dozen columns, of which ClickHouse reads whole granules. With
--- 8,192 rows in each a page took more than twice as long.
+-- 8,192 rows in each a page took more than twice as long. The size cannot be altered: a table that was made with those
+-- keeps them, and answers the same.
 --
 -- Months, not days, as partitions: a query without a time range opens every partition, and an account that asks for
 -- its newest fifty must not pay for a year of days.
