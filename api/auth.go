@@ -39,24 +39,27 @@ func presented(r *http.Request) (apikey.Key, error) {
 	return apikey.Parse(strings.TrimSpace(token))
 }
 
-// authenticate lets a caller in, or not. For chats it looks at the key's form only: everything else comes with the one
-// query that a turn needs anyway, and is checked by admit.
+// present takes the key, and refuses one that cannot be one from memory.
+func (s *Server) present(r *http.Request, op *operation) (err error) {
+	if !op.open {
+		exchangeOf(r).key, err = presented(r)
+	}
+	return err
+}
+
+// authenticate lets a caller in, or not. For chats it does nothing: everything comes with the one query that a turn needs
+// anyway, and is checked by admit.
 func (s *Server) authenticate(r *http.Request, op *operation) error {
 	if op.open {
 		return nil
 	}
-	key, err := presented(r)
-	if err != nil {
-		return err
-	}
 	x := exchangeOf(r)
-	x.key = key
 	if op.chat && r.Header.Get(idempotencyHeader) == "" { // else the key must be known before the stored answer is
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
 	defer cancel()
-	caller, err := s.config.Callers.Authenticate(ctx, key.PublicID)
+	caller, err := s.config.Callers.Authenticate(ctx, x.key.PublicID)
 	if err != nil && !errors.Is(err, projections.ErrNotFound) {
 		return err
 	}

@@ -133,6 +133,7 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 			return s.find(r, x.inputs.ID("turn"))
 		}
 		turn.Conversation, turn.Mac, turn.Snapshot = conversation, to.Mac, admitted.Snapshot
+		turn.Ending = s.gates.chats.back
 		turn.AgentID, turn.Settings, turn.History = admitted.Agent.ID, admitted.Agent.Settings, nil
 		for _, said := range admitted.History {
 			turn.History = append(turn.History, commands.SealedMessage{Role: commands.Role(said.Role), Text: said.Text})

@@ -7,38 +7,30 @@ package api
 import (
 	"context"
 	"errors"
-	"math"
+	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/nidohq/nido/domain/apikey"
 )
 
-// gateConfig is how a gate measures.
-type gateConfig struct {
-	least, most int           // how many may be inside; it begins with the least
-	target      time.Duration // what half of them may take; or slack times what they take when there is room
-	patience    time.Duration // how long others may have to wait outside
-}
-
-const (
-	// slack is how many times longer than on an idle node work may take before the gate lets fewer in.
-	slack = 3
-	// sampled is how many requests the gate looks at together.
-	sampled = 64
-)
-
 // What is asked of Kafka and Postgres answers in milliseconds; analyses take what ClickHouse takes, and must not stand in
 // the way of chats.
 var (
-	workGate     = gateConfig{least: 64, most: 2048, target: 60 * time.Millisecond, patience: 60 * time.Millisecond}
-	analysesGate = gateConfig{least: 8, most: 64, target: time.Second, patience: 2 * time.Second}
+	workGate = gateConfig{
+		least: 96, most: 2048, target: 60 * time.Millisecond, patience: 30 * time.Millisecond, crowdedPatience: 5 * time.Millisecond,
+	}
+	analysesGate = gateConfig{
+		least: 8, most: 64, target: time.Second, patience: 2 * time.Second, crowdedPatience: 250 * time.Millisecond,
+	}
 )
 
 // gates are a node's: chats, what is asked of ClickHouse, and the rest do not crowd each other out.
-type gates struct{ chats, analyses, rest gate }
+type gates struct {
+	chats, analyses, rest gate
+	refused               refusals
+}
 
 func newGates() *gates {
 	return &gates{chats: newGate(workGate), analyses: newGate(analysesGate), rest: newGate(workGate)}
@@ -58,14 +50,20 @@ func (g *gates) of(op *operation) *gate {
 	return &g.rest
 }
 
-// enter takes the request through its gate.
+// errCrowded is what the log has of requests that were not let in.
+var errCrowded = errors.New("more requests than the node can do")
+
+// enter takes the request through its gate, where its key waits with those of others. Nobody has looked yet whether there is
+// such a key: who invents keys has as many places in line as keys, and none of them beyond it.
 func (s *Server) enter(r *http.Request, op *operation) error {
-	leave, err := s.gates.of(op).enter(r.Context())
-	if err != nil {
-		exchangeOf(r).refused = op.chat
-		return err
+	x := exchangeOf(r)
+	leave, ok := s.gates.of(op).enter(r.Context(), x.key.PublicID)
+	if !ok {
+		x.refused = op.chat
+		s.gates.refused.note(r.Context(), s.logger, time.Now())
+		return &Problem{Code: "overloaded", cause: errCrowded, counted: true}
 	}
-	exchangeOf(r).left = sync.OnceFunc(leave)
+	x.left = sync.OnceFunc(leave)
 	return nil
 }
 
@@ -76,106 +74,27 @@ func (x *exchange) leave() {
 	}
 }
 
-// gate lets requests in. How many depends on what they take: more where there is no room and they are quick, fewer where
-// they become slow.
-type gate struct {
-	gateConfig
-	mu      sync.Mutex
-	limit   float64
-	inside  int
-	waiting []chan struct{} // the next in line first; each takes one token without anybody listening
-	took    []time.Duration // of the sample
-	crowded bool            // the limit was reached during the sample
-	half    time.Duration   // what half of the last sample took
-	idle    time.Duration   // what half of a sample takes where there is room
+// refusals writes to the log how many requests were not let in, once in a while: a line for each of them would be work that
+// grows with what is refused.
+type refusals struct {
+	mu    sync.Mutex
+	since time.Time // of the last line
+	count int       // not told yet
 }
 
-func newGate(c gateConfig) gate { return gate{gateConfig: c, limit: float64(c.least)} }
+// refusalsEvery is the pause between two lines.
+const refusalsEvery = time.Second
 
-// errCrowded is what the log has of requests that were not let in.
-var errCrowded = errors.New("more requests than the node can do")
-
-// enter lets a request in, or refuses it: at once, where the line outside is longer than what its patience will see
-// served. leave is to be called once.
-func (g *gate) enter(ctx context.Context) (leave func(), err error) {
-	if g == nil {
-		return func() {}, nil
+func (l *refusals) note(ctx context.Context, log *slog.Logger, now time.Time) {
+	l.mu.Lock()
+	l.count++
+	count, pause := l.count, now.Sub(l.since)
+	due := pause >= refusalsEvery
+	if due {
+		l.since, l.count = now, 0
 	}
-	if !g.pass(ctx) {
-		return nil, &Problem{Code: "overloaded", cause: errCrowded}
+	l.mu.Unlock()
+	if due {
+		log.WarnContext(ctx, "requests refused", "code", "overloaded", "error", errCrowded, "requests", count)
 	}
-	began := time.Now()
-	return func() { g.leave(time.Since(began)) }, nil
-}
-
-func (g *gate) pass(ctx context.Context) bool {
-	g.mu.Lock()
-	if g.inside < int(g.limit) {
-		g.inside++
-		g.mu.Unlock()
-		return true
-	}
-	g.crowded = true
-	if len(g.waiting) >= g.line() {
-		g.mu.Unlock()
-		return false
-	}
-	mine := make(chan struct{}, 1)
-	g.waiting = append(g.waiting, mine)
-	g.mu.Unlock()
-	patience := time.NewTimer(2 * g.patience) // for work that has become slow since the line was measured
-	defer patience.Stop()
-	select {
-	case <-mine:
-		return true
-	case <-patience.C:
-	case <-ctx.Done():
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if i := slices.Index(g.waiting, mine); i >= 0 {
-		g.waiting = slices.Delete(g.waiting, i, i+1)
-		return false
-	}
-	return true // let in at the last moment
-}
-
-// line is how many may stand outside: as many as are let in during the patience, when all that are inside slow each other
-// down. Of those that are refused nobody has waited, and of those that wait nearly everybody is served.
-func (g *gate) line() int {
-	return int(g.limit * float64(g.patience) / float64(max(g.half, g.target)))
-}
-
-func (g *gate) leave(took time.Duration) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inside--
-	if g.took = append(g.took, took); len(g.took) == sampled {
-		g.adjust()
-	}
-	for len(g.waiting) > 0 && g.inside < int(g.limit) {
-		g.inside++
-		g.waiting[0] <- struct{}{}
-		g.waiting = g.waiting[1:]
-	}
-}
-
-// adjust draws the conclusion from a sample.
-func (g *gate) adjust() {
-	slices.Sort(g.took)
-	half := g.took[sampled/2]
-	g.half = half
-	switch {
-	case g.idle == 0 || half < g.idle:
-		g.idle = half
-	case !g.crowded: // what is slower without a crowd is slow by itself
-		g.idle += (half - g.idle) / 8
-	}
-	switch allowed := max(g.target, slack*g.idle); {
-	case half > allowed:
-		g.limit = max(float64(g.least), g.limit*0.9)
-	case g.crowded && half < allowed*3/4:
-		g.limit = min(float64(g.most), g.limit+math.Sqrt(g.limit))
-	}
-	g.took, g.crowded = g.took[:0], false
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,33 +17,40 @@ import (
 	"github.com/nidohq/nido/commands"
 )
 
-var smallGate = gateConfig{least: 4, most: 64, target: 10 * time.Millisecond, patience: 8 * time.Millisecond}
+var smallGate = gateConfig{
+	least: 8, most: 64, target: 10 * time.Millisecond, patience: 8 * time.Millisecond, crowdedPatience: 2 * time.Millisecond,
+}
 
-// offered sends requests into a gate at a pace, each of which takes what serving says of how many are inside.
-func offered(t *testing.T, g *gate, every, during time.Duration, serving func(inside int) time.Duration) (served, refused, inVain int) {
+// offer is what is sent into a gate with one key, and what came of it.
+type offer struct {
+	every, during           time.Duration
+	served, refused, inVain int
+	waited                  []time.Duration // of those that were refused
+}
+
+// offered sends requests into a gate at their paces, each of which takes what serving says of how many are inside.
+func offered(t *testing.T, g *gate, serving func(inside int) time.Duration, offers map[string]*offer) {
 	t.Helper()
 	var group sync.WaitGroup
 	var mu sync.Mutex
-	for began := time.Now(); time.Since(began) < during; time.Sleep(every) { // of synctest's clock
-		group.Go(func() {
+	for whose, o := range offers {
+		one := func() {
 			arrived := time.Now()
-			leave, err := g.enter(t.Context())
+			leave, in := g.enter(t.Context(), whose)
 			waited := time.Since(arrived)
-			if waited > 2*g.patience {
-				t.Errorf("waited %v, and then %v", waited, err)
-			}
 			mu.Lock()
 			switch {
-			case err == nil:
-				served++
+			case in:
+				o.served++
 			case waited > 0:
-				inVain++
+				o.inVain++
 				fallthrough
 			default:
-				refused++
+				o.refused++
+				o.waited = append(o.waited, waited)
 			}
 			mu.Unlock()
-			if err != nil {
+			if !in {
 				return
 			}
 			g.mu.Lock()
@@ -50,32 +58,77 @@ func offered(t *testing.T, g *gate, every, during time.Duration, serving func(in
 			g.mu.Unlock()
 			time.Sleep(serving(inside))
 			leave()
+		}
+		group.Go(func() {
+			for began := time.Now(); time.Since(began) < o.during; time.Sleep(o.every) { // of synctest's clock
+				group.Go(one)
+			}
 		})
 	}
 	group.Wait()
-	return served, refused, inVain
+	if g.inside != 0 || g.waiting.count != 0 || len(g.waiting.queues) != 0 || len(g.waiting.turns) != 0 {
+		t.Errorf("%d inside and %d waiting of nobody", g.inside, g.waiting.count)
+	}
+}
+
+// busy is a node that does eight at a time in 4 ms each; more take longer, and no more get done: 2,000 a second.
+func busy(inside int) time.Duration {
+	return max(4*time.Millisecond, time.Duration(inside)*500*time.Microsecond)
 }
 
 func TestANodeThatIsOfferedTwiceWhatItCanDoDoesWhatItCan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(smallGate)
-		// Eight at a time take 4 ms each; more take longer, and no more get done: 2,000 a second.
-		busy := func(inside int) time.Duration {
-			return max(4*time.Millisecond, time.Duration(inside)*500*time.Microsecond)
+		half := &offer{every: time.Millisecond, during: 2 * time.Second}
+		if offered(t, &g, busy, map[string]*offer{"a": half}); half.refused > 20 {
+			t.Errorf("at half of what it can do, %d were served and %d refused", half.served, half.refused)
 		}
-		if served, refused, _ := offered(t, &g, time.Millisecond, 2*time.Second, busy); refused > 20 {
-			t.Errorf("at half of what it can do, %d were served and %d refused", served, refused)
-		}
-		served, refused, inVain := offered(t, &g, 250*time.Microsecond, 4*time.Second, busy)
-		if served < 7000 || served > 9000 || inVain > refused/10 {
-			t.Errorf("of 16,000 in 4 s, %d were served and %d refused, %d of them late", served, refused, inVain)
+		twice := &offer{every: 250 * time.Microsecond, during: 4 * time.Second}
+		offered(t, &g, busy, map[string]*offer{"a": twice})
+		if twice.served < 7000 || twice.served > 9000 {
+			t.Errorf("of 16,000 in 4 s, %d were served and %d refused, %d of them late", twice.served, twice.refused, twice.inVain)
 		}
 		if g.limit > 30 {
 			t.Errorf("there is room for %.0f, of whom each takes %v", g.limit, busy(int(g.limit)))
 		}
-		if g.inside != 0 || len(g.waiting) != 0 {
-			t.Errorf("%d inside and %d waiting of nobody", g.inside, len(g.waiting))
+		slices.Sort(twice.waited)
+		if late := twice.waited[len(twice.waited)*99/100]; late > smallGate.crowdedPatience {
+			t.Errorf("one in a hundred heard only after %v that there is no room", late)
 		}
+	})
+}
+
+func TestAKeyThatSendsFarTooMuchTakesThePlacesFromItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(smallGate)
+		loud := &offer{every: 100 * time.Microsecond, during: 2 * time.Second}
+		quiet := &offer{every: 10 * time.Millisecond, during: 2 * time.Second}
+		offered(t, &g, busy, map[string]*offer{"loud": loud, "quiet": quiet})
+		if quiet.refused > 2 {
+			t.Errorf("of those who ask for a twentieth of what can be done, %d were served and %d refused", quiet.served, quiet.refused)
+		}
+		if loud.served < 3000 {
+			t.Errorf("of those who ask for five times what can be done, %d were served in two seconds", loud.served)
+		}
+	})
+}
+
+func TestWhatComesAtOnceIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(smallGate)
+		var group sync.WaitGroup
+		for range 14 { // eight inside, and what is let in in 8 ms
+			group.Go(func() {
+				leave, in := g.enter(t.Context(), "a")
+				if !in {
+					t.Error("refused")
+					return
+				}
+				time.Sleep(6 * time.Millisecond)
+				leave()
+			})
+		}
+		group.Wait()
 	})
 }
 
@@ -83,31 +136,69 @@ func TestWhatIsSlowByItselfKeepsItsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(smallGate)
 		far := func(int) time.Duration { return 50 * time.Millisecond } // a cluster on another continent
-		offered(t, &g, 30*time.Millisecond, 10*time.Second, far)
-		offered(t, &g, 2*time.Millisecond, 5*time.Second, far) // the gate opens as far as is needed
-		if served, refused, _ := offered(t, &g, 2*time.Millisecond, 10*time.Second, far); refused > served/10 {
-			t.Errorf("%d were served and %d refused, with room for %.0f", served, refused, g.limit)
+		for _, o := range []*offer{{every: 30 * time.Millisecond, during: 10 * time.Second}, {every: 2 * time.Millisecond, during: 5 * time.Second}} {
+			offered(t, &g, far, map[string]*offer{"a": o}) // the gate opens as far as is needed
+		}
+		last := &offer{every: 2 * time.Millisecond, during: 10 * time.Second}
+		if offered(t, &g, far, map[string]*offer{"a": last}); last.refused > last.served/10 {
+			t.Errorf("%d were served and %d refused, with room for %.0f", last.served, last.refused, g.limit)
 		}
 	})
 }
 
 func TestOneThatLeavesTheLineTakesNoRoom(t *testing.T) {
 	g := newGate(gateConfig{least: 1, most: 1, target: time.Second, patience: time.Minute})
-	leave, err := g.enter(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	leave, in := g.enter(t.Context(), "a")
+	if !in {
+		t.Fatal("refused by an empty node")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := g.enter(ctx); err == nil {
+	if _, in := g.enter(ctx, "a"); in {
 		t.Error("let in beside another")
 	}
 	leave()
-	leave, err = g.enter(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	if leave, in = g.enter(t.Context(), "a"); !in {
+		t.Fatal("refused behind one that has left")
 	}
 	leave()
+}
+
+func TestAnEndIsLoadUntilItTakesTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(gateConfig{least: 1, most: 1, target: time.Second, patience: time.Millisecond})
+		ended, stuck := g.back(), g.back()
+		if _, in := g.enter(t.Context(), "a"); in || g.inside != 2 {
+			t.Errorf("let in beside two ends, with %d inside", g.inside)
+		}
+		ended()
+		time.Sleep(stuckAfter + time.Millisecond)
+		if leave, in := g.enter(t.Context(), "a"); !in {
+			t.Error("an end that is stuck shuts the door")
+		} else {
+			leave()
+		}
+		if stuck(); g.inside != 0 {
+			t.Errorf("%d inside of nobody", g.inside)
+		}
+	})
+}
+
+func TestRefusalsAreCountedInTheLogAndNotListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.server.gates.rest.limit = 0
+		key := w.key(accountScopes)
+		for range 100 {
+			if answer := w.do(request{method: "GET", path: "/api/agents", key: key}); answer.Code != http.StatusServiceUnavailable {
+				t.Fatal(answer.Code, answer.Body)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if lines := strings.Count(w.logged.String(), "\n"); lines != 3 || !strings.Contains(w.logged.String(), `"requests":40`) {
+			t.Errorf("100 refusals in three seconds are %d lines: %s", lines, w.logged)
+		}
+	})
 }
 
 func TestAnOverloadedNodeAnswersProbesAndAdministrators(t *testing.T) {
@@ -235,6 +326,11 @@ func TestATurnThatWaitsForTheModelIsNoLoad(t *testing.T) {
 			synctest.Wait()
 			if chats.inside != 0 {
 				t.Errorf("%s: %d counted while the model is asked", name, chats.inside)
+			}
+			if ended := w.turns[len(w.turns)-1].Ending(); chats.inside != 1 {
+				t.Errorf("%s: %d counted while its end goes to the log", name, chats.inside)
+			} else {
+				ended()
 			}
 			live.End(commands.Reply{MessageID: "msg_1", ConversationID: live.ConversationID, Model: "echo", CreatedAt: noon}, nil)
 			if answer := <-answers; answer.Code != http.StatusOK {

@@ -30,6 +30,7 @@ type Problem struct {
 	RetryAfter time.Duration
 	header     http.Header
 	cause      error // for the log, never for the caller
+	counted    bool  // the log has it in a line about many
 }
 
 func (p *Problem) Error() string {
@@ -163,7 +164,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		entry = entries["internal_error"]
 	}
 	x.record.ErrorCode = entry.Code
-	if entry.Status >= http.StatusInternalServerError {
+	if entry.Status >= http.StatusInternalServerError && !p.counted {
 		s.logger.ErrorContext(r.Context(), "request failed", "code", entry.Code, "error", cmp.Or[error](p.cause, p))
 	}
 	header := w.Header()

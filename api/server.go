@@ -178,6 +178,10 @@ func (s *Server) serve(op *operation, handler http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
+		if err := s.present(r, op); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
 		// Who sends a body may take their time, which is no load; without one the first look-up is behind the door, too.
 		defer func() { x.leave() }()
 		sent := op.body != nil || r.ContentLength != 0 // where there is to be none, somebody may send one all the same

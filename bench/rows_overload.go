@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nidohq/nido/domain/account"
@@ -155,59 +156,81 @@ func (b *bench) roundTrips(ctx context.Context, pool *pgxpool.Pool) error {
 // overload is row 16: twice the chats that a node can do are offered to it.
 func overload(ctx context.Context, b *bench) error {
 	b.say("row 16: twice what can be done")
-	c, err := b.nodes(ctx)
-	if err != nil {
-		return err
-	}
 	conn, err := reachPostgres(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
+	found := map[string]*overloaded{}
+	for range b.rounds {
+		for _, build := range b.builds() {
+			name := b.called(build)
+			if found[name] == nil {
+				found[name] = &overloaded{}
+			}
+			if err := found[name].measure(ctx, b, build, conn); err != nil {
+				return err
+			}
+		}
+	}
+	for _, build := range b.builds() {
+		found[b.called(build)].report(b, b.called(build))
+	}
+	return nil
+}
+
+// overloaded gathers the figures of row 16 of one build.
+type overloaded struct{ normal, rates, accepted, slower, served, refused50, refused99, share, lost []float64 }
+
+func (o *overloaded) measure(ctx context.Context, b *bench, build string, conn *pgx.Conn) error {
+	c, err := b.nodesOf(ctx, build)
+	if err != nil {
+		return err
+	}
 	completed := func() (count int64, err error) {
 		err = conn.QueryRow(ctx, `SELECT count(*) FROM read.messages WHERE outcome = 'completed'`).Scan(&count)
 		return count, err
 	}
-	span := max(b.span, 4*time.Second)
-	var normal, rates, accepted, slower, served, refused50, refused99, refusedShare, lost []float64
-	for range b.rounds {
-		before := b.chat(c, c.fast)
-		before.Span = span
-		usual, err := b.measure(ctx, before, 64)
-		if err != nil {
-			return err
-		}
-		from, err := completed()
-		if err != nil {
-			return err
-		}
-		twice := b.chat(c, c.fast)
-		twice.Span, twice.Rate, twice.Refusals = span, 2*usual.perSecond(), true
-		much, err := b.measure(ctx, twice, 1024)
-		if err != nil {
-			return err
-		}
-		if _, err := c.api.quietCPU(ctx); err != nil {
-			return err
-		}
-		to, err := completed()
-		if err != nil {
-			return err
-		}
-		normal, rates = append(normal, usual.P99), append(rates, usual.perSecond())
-		accepted, slower, served = append(accepted, much.P99), append(slower, much.P99/usual.P99), append(served, much.perSecond()/usual.perSecond())
-		refused50, refused99 = append(refused50, much.RefusedP50), append(refused99, much.RefusedP99)
-		refusedShare = append(refusedShare, float64(much.Refused)/float64(much.Done+much.Refused+much.Failed))
-		lost = append(lost, float64(max(0, int64(much.Done)-(to-from))))
+	before := b.chat(c, c.fast)
+	before.Span = max(b.span, 4*time.Second)
+	usual, err := b.measure(ctx, before, 64)
+	if err != nil {
+		return err
 	}
-	b.results.add(16, "what can be done, 64 connections: chats per second", "/s", rates...)
-	b.results.add(16, "then: p99", "ms", normal...)
-	b.results.add(16, "offered twice that: chats per second over that", "×", served...)
-	b.results.add(16, "offered twice that: p99 of those that are accepted", "ms", accepted...)
-	b.results.add(16, "offered twice that: p99 of those that are accepted over the usual", "×", slower...).atMost(3)
-	b.results.add(16, "offered twice that: part that is refused", "×", refusedShare...)
-	b.results.add(16, "offered twice that: refusals' p50", "ms", refused50...)
-	b.results.add(16, "offered twice that: refusals' p99", "ms", refused99...).atMost(20)
-	b.results.add(16, "offered twice that: acknowledged replies that are not in Postgres", "", lost...).atMost(0)
+	from, err := completed()
+	if err != nil {
+		return err
+	}
+	twice := b.chat(c, c.fast)
+	twice.Span, twice.Rate, twice.Refusals = before.Span, 2*usual.perSecond(), true
+	much, err := b.measure(ctx, twice, 1024)
+	if err != nil {
+		return err
+	}
+	if _, err := c.api.quietCPU(ctx); err != nil {
+		return err
+	}
+	to, err := completed()
+	if err != nil {
+		return err
+	}
+	o.normal, o.rates = append(o.normal, usual.P99), append(o.rates, usual.perSecond())
+	o.accepted, o.slower, o.served = append(o.accepted, much.P99), append(o.slower, much.P99/usual.P99), append(o.served, much.perSecond()/usual.perSecond())
+	o.refused50, o.refused99 = append(o.refused50, much.RefusedP50), append(o.refused99, much.RefusedP99)
+	o.share = append(o.share, float64(much.Refused)/float64(much.Done+much.Refused+much.Failed))
+	o.lost = append(o.lost, float64(max(0, int64(much.Done)-(to-from))))
 	return nil
+}
+
+func (o *overloaded) report(b *bench, name string) {
+	twice := name + ", offered twice that: "
+	b.results.add(16, name+": what can be done, 64 connections: chats per second", "/s", o.rates...)
+	b.results.add(16, name+", then: p99", "ms", o.normal...)
+	b.results.add(16, twice+"chats per second over that", "×", o.served...)
+	b.results.add(16, twice+"p99 of those that are accepted", "ms", o.accepted...)
+	b.results.add(16, twice+"p99 of those that are accepted over the usual", "×", o.slower...).atMost(3)
+	b.results.add(16, twice+"part that is refused", "×", o.share...)
+	b.results.add(16, twice+"refusals' p50", "ms", o.refused50...)
+	b.results.add(16, twice+"refusals' p99", "ms", o.refused99...).atMost(20)
+	b.results.add(16, twice+"acknowledged replies that are not in Postgres", "", o.lost...).atMost(0)
 }

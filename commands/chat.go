@@ -100,6 +100,9 @@ type Turn struct {
 	MaxOutputTokens *int
 	Streamed        bool // its text is followed while it comes
 	Continue        bool // it goes on where its client leaves
+	// Ending is called when the model is done and the turn's end goes to the log, and what it returns when the end is
+	// there, or given up. Nil for nobody.
+	Ending func() (ended func())
 }
 
 // SealedMessage is an earlier message as the read model has it.
@@ -246,7 +249,7 @@ func (c *Chat) prepare(ctx context.Context, meta Meta, turn Turn) (*opening, err
 	}
 	// A turn may last minutes, and there may be thousands of them: what the prompt was made from is not needed any more.
 	open.model = open.prompt.Model
-	open.turn = Turn{Conversation: turn.Conversation, AgentID: turn.AgentID, Streamed: turn.Streamed}
+	open.turn = Turn{Conversation: turn.Conversation, AgentID: turn.AgentID, Streamed: turn.Streamed, Ending: turn.Ending}
 	return open, err
 }
 

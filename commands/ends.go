@@ -30,7 +30,9 @@ func (c *Chat) finish(ctx context.Context, open *opening, live *Live, said gener
 	waiting, giveUp := context.WithTimeout(ctx, patience)
 	defer giveUp()
 	live.closing(giveUp)
+	ended := open.ending()
 	err := c.untilAccepted(waiting, open, stepEnd, &known, end)
+	ended()
 	reply := Reply{
 		Turn: open.id, MessageID: open.replyID(), ConversationID: open.turn.Conversation, Text: said.text, Model: said.model,
 		Usage: said.usage, Finish: said.finish, FirstReply: said.first, CreatedAt: endedAt(end), DataKey: open.key,
@@ -102,6 +104,13 @@ func (c *Chat) end(open *opening, said generation) (conversation.Command, error)
 		return failed(modelError.Code), modelError
 	}
 	return failed("upstream_error"), &ModelError{Code: "upstream_error", Retryable: true, Err: said.err}
+}
+
+func (o *opening) ending() (ended func()) {
+	if o.turn.Ending == nil {
+		return func() {}
+	}
+	return o.turn.Ending()
 }
 
 func (o *opening) replyID() string { return o.meta.Inputs.ID("msg", " reply") }
