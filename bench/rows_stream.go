@@ -36,7 +36,60 @@ func (b *bench) stream(c *cluster, agent string) job {
 // spokenStreams is row 5: streams of 20 tokens, 10 ms apart.
 func spokenStreams(ctx context.Context, b *bench) error {
 	b.say("row 5: streams of 20 tokens, 10 ms apart")
-	c, up, err := b.compared(ctx)
+	up, err := b.upstreams(ctx)
+	if err != nil {
+		return err
+	}
+	var addedByProxy, proxyCosts []float64
+	found := map[string]*spoken{}
+	for round := -1; round < b.rounds; round++ { // the first warms up
+		direct, _, err := b.spoken(ctx, up.spoken, b.said(up.spoken))
+		if err != nil {
+			return err
+		}
+		proxy, proxyCost, err := b.spoken(ctx, up.spokenProxy, b.said(up.spokenProxy))
+		if err != nil {
+			return err
+		}
+		if round >= 0 {
+			addedByProxy, proxyCosts = append(addedByProxy, proxy-direct), append(proxyCosts, proxyCost)
+		}
+		for _, build := range b.builds() {
+			name := b.called(build)
+			if found[name] == nil {
+				found[name] = &spoken{}
+			}
+			if err := found[name].measure(ctx, b, build, direct, proxy, round >= 0); err != nil {
+				return err
+			}
+		}
+	}
+	b.results.add(5, "proxy: time to first token added, p50", "ms", addedByProxy...)
+	b.results.add(5, "proxy: CPU per 10,000 streams", "s", proxyCosts...)
+	for _, build := range b.builds() {
+		found[b.called(build)].report(b, b.called(build), proxyCosts)
+	}
+	if b.against != "" {
+		b.results.add(5, "CPU per stream over before", "×", over(found[b.called(b.nido)].costs, found[b.called(b.against)].costs)...)
+	}
+	return nil
+}
+
+// spoken measures the time to the first token, one stream at a time, since one that waits for a core says nothing about the
+// way; and what a process spends on 10,000 streams, 64 at once.
+func (b *bench) spoken(ctx context.Context, p *process, job job) (first, cost float64, err error) {
+	alone, err := b.measure(ctx, job, 1)
+	if err == nil {
+		_, cost, err = b.costed(ctx, p, job, 64)
+	}
+	return alone.P50, cost, err
+}
+
+// spoken gathers the figures of row 5 of one build.
+type spoken struct{ commits, added, beyond, costs []float64 }
+
+func (s *spoken) measure(ctx context.Context, b *bench, build string, direct, proxy float64, warm bool) error {
+	c, err := b.nodesOf(ctx, build)
 	if err != nil {
 		return err
 	}
@@ -44,47 +97,32 @@ func spokenStreams(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	// The least that a durable message costs: one commit on one stream, which nobody else is on.
-	configure := job{
-		Addr: c.api.addr, Method: http.MethodPatch, Path: "/api/agents/" + c.fast, Key: c.key, Body: `{"metadata":{"n":"{n}"}}`, Count: 200,
-	}
-	var added, addedByProxy, beyond, commits, proxyCosts, costs []float64
-	for round := -1; round < b.rounds; round++ {
-		commit, err := b.measure(ctx, configure, 1)
-		if err != nil {
+	if len(b.builds()) > 1 { // freshly started nodes have their own first second
+		if _, err := b.measure(ctx, b.stream(c, agent), 64); err != nil {
 			return err
 		}
-		// One at a time for what is added, since one that waits for a core says nothing about the way.
-		var p50, cost [3]float64
-		for i, what := range []struct {
-			p   *process
-			job job
-		}{{up.spoken, b.said(up.spoken)}, {up.spokenProxy, b.said(up.spokenProxy)}, {c.api, b.stream(c, agent)}} {
-			alone, err := b.measure(ctx, what.job, 1)
-			if err != nil {
-				return err
-			}
-			_, cost[i], err = b.costed(ctx, what.p, what.job, 64)
-			if err != nil {
-				return err
-			}
-			p50[i] = alone.P50
-		}
-		if round < 0 {
-			continue // the first warms up
-		}
-		commits, addedByProxy, added = append(commits, commit.P50), append(addedByProxy, p50[1]-p50[0]), append(added, p50[2]-p50[0])
-		beyond = append(beyond, p50[2]-p50[0]-commit.P50-(p50[1]-p50[0]))
-		proxyCosts, costs = append(proxyCosts, cost[1]), append(costs, cost[2])
 	}
-	b.results.add(5, "one commit alone (configure agent): p50", "ms", commits...)
-	b.results.add(5, "proxy: time to first token added, p50", "ms", addedByProxy...)
-	b.results.add(5, "nido: time to first token added, p50", "ms", added...)
-	b.results.add(5, "nido: added beyond one commit and the proxy's", "ms", beyond...).atMost(1)
-	b.results.add(5, "proxy: CPU per 10,000 streams", "s", proxyCosts...)
-	b.results.add(5, "nido: CPU per 10,000 streams", "s", costs...)
-	b.results.add(5, "nido: CPU per stream over proxy", "×", over(costs, proxyCosts)...).atMost(1.5)
-	return nil
+	// The least that a durable message costs: one commit on one stream, which nobody else is on.
+	commit, err := b.measure(ctx, job{
+		Addr: c.api.addr, Method: http.MethodPatch, Path: "/api/agents/" + c.fast, Key: c.key, Body: `{"metadata":{"n":"{n}"}}`, Count: 200,
+	}, 1)
+	if err != nil {
+		return err
+	}
+	first, cost, err := b.spoken(ctx, c.api, b.stream(c, agent))
+	if err == nil && warm {
+		s.commits, s.added, s.costs = append(s.commits, commit.P50), append(s.added, first-direct), append(s.costs, cost)
+		s.beyond = append(s.beyond, first-proxy-commit.P50)
+	}
+	return err
+}
+
+func (s *spoken) report(b *bench, name string, proxyCosts []float64) {
+	b.results.add(5, name+": one commit alone (configure agent): p50", "ms", s.commits...)
+	b.results.add(5, name+": time to first token added, p50", "ms", s.added...)
+	b.results.add(5, name+": added beyond one commit and the proxy's", "ms", s.beyond...).atMost(1)
+	b.results.add(5, name+": CPU per 10,000 streams", "s", s.costs...)
+	b.results.add(5, name+": CPU per stream over proxy", "×", over(s.costs, proxyCosts)...).atMost(1.5)
 }
 
 // heldStreams is row 6: what a stream holds that says one token a second.

@@ -34,8 +34,12 @@ const (
 	// keepTimeout bounds one write.
 	keepTimeout = 5 * time.Second
 	// keepPause lies between the beginnings of two writes, unless a turn says its first word: a token can wait that long, and
-	// what comes meanwhile costs one write instead of many.
-	keepPause = 5 * time.Millisecond
+	// what comes meanwhile costs one write instead of many. Where many turns speak it grows up to longKeepPause, a frame of a
+	// film: a turn says more in one write then, for which its reader is woken once and its client gets one packet.
+	keepPause     = 5 * time.Millisecond
+	longKeepPause = 25 * time.Millisecond
+	// keepGrowth is how many turns in one write make the pause behind it a keepPause longer.
+	keepGrowth = 8
 	// keepBatch bounds how many turns one write is about.
 	keepBatch = 500
 )
@@ -46,8 +50,10 @@ type keeper struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	waiting []*Live  // have text that is not kept
-	over    []string // turns whose pieces may go
+	first   []*Live   // say their first word, which waits for nothing
+	waiting []*Live   // have more text that is not kept
+	over    []string  // turns whose pieces may go
+	due     time.Time // when those two are seen to
 	working bool
 	urgent  chan struct{} // holds one token while a turn's first word waits
 	closed  chan struct{}
@@ -62,12 +68,14 @@ func newKeeper(texts TurnTexts, log *slog.Logger) *keeper {
 func (k *keeper) add(ctx context.Context, live *Live, first bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.waiting = append(k.waiting, live)
 	if first {
+		k.first = append(k.first, live)
 		select {
 		case k.urgent <- struct{}{}:
 		default: // somebody else's first word hurries it already
 		}
+	} else {
+		k.waiting = append(k.waiting, live)
 	}
 	k.work(ctx)
 }
@@ -90,38 +98,50 @@ func (k *keeper) work(ctx context.Context) {
 	}
 	k.working = true
 	k.running.Go(func() {
+		pause := time.NewTimer(0)
+		defer pause.Stop()
 		for {
-			pause := time.NewTimer(keepPause)
-			if !k.once(ctx) {
-				pause.Stop()
-				return
-			}
 			select {
 			case <-pause.C:
 			case <-k.urgent:
-				pause.Stop()
 			case <-k.closed:
-				pause.Stop()
 			}
+			next, more := k.once(ctx)
+			if !more {
+				return
+			}
+			pause.Reset(time.Until(next))
 		}
 	})
 }
 
-// take returns what is to be done next; when there is nothing, nobody works any more.
-func (k *keeper) take() (waiting []*Live, over []string) {
+// take returns what is to be done now, and when to come again; where there is nothing any more, nobody works from then on.
+func (k *keeper) take() (waiting []*Live, over []string, next time.Time, more bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	n := min(len(k.waiting), keepBatch)
-	waiting, k.waiting = k.waiting[:n:n], k.waiting[n:]
-	over, k.over = k.over, nil
-	k.working = len(waiting)+len(over) > 0
-	return waiting, over
+	now := time.Now()
+	n := min(len(k.first), keepBatch)
+	waiting, k.first = k.first[:n:n], k.first[n:]
+	if !now.Before(k.due) || k.isClosed() {
+		n := min(len(k.waiting), keepBatch-len(waiting))
+		k.due = now.Add(pauseAfter(n))
+		waiting, k.waiting = append(waiting, k.waiting[:n]...), k.waiting[n:]
+		over, k.over = k.over, nil
+	}
+	k.working = len(waiting)+len(over)+len(k.waiting)+len(k.over) > 0
+	return waiting, over, k.due, k.working
 }
 
-func (k *keeper) once(ctx context.Context) bool {
-	waiting, over := k.take()
+// pauseAfter is the time between the beginning of a write about so many turns and that of the next.
+func pauseAfter(turns int) time.Duration {
+	return min(keepPause*time.Duration(1+turns/keepGrowth), longKeepPause)
+}
+
+// once does what is to be done now. next is when to come again, if there may be more.
+func (k *keeper) once(ctx context.Context) (next time.Time, more bool) {
+	waiting, over, next, more := k.take()
 	if len(waiting) > 0 && !k.keep(ctx, waiting) {
-		return false
+		return next, false
 	}
 	if len(over) > 0 {
 		limited, cancel := context.WithTimeout(ctx, keepTimeout)
@@ -130,7 +150,7 @@ func (k *keeper) once(ctx context.Context) bool {
 			k.log.WarnContext(ctx, "text of ended turns not dropped", "turns", len(over), "error", err)
 		}
 	}
-	return len(waiting)+len(over) > 0
+	return next, more
 }
 
 // keep writes, again and again until it is done: what is not kept is not shown before the turn's end. It gives up, false,
