@@ -316,6 +316,9 @@ func TestReadModelsDroppedAndFoldedAnewAnswerTheSame(t *testing.T) {
 	root = newClient(t, node.base, rootKey(t, dir))
 	var after map[string]string
 	await(t, 30*time.Second, "the same statistics as before", func() bool {
+		if got, err := root.do(t.Context(), "GET", statsPath, nil); err != nil || got.status != http.StatusOK {
+			return false // ClickHouse's tables are made while the node serves
+		}
 		after = answers(t, root, paths)
 		return after[statsPath] == before[statsPath]
 	})
