@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -24,6 +25,7 @@ const chatStream = domain.StreamID("conversation-agt_1.mac")
 // model says what a script says, and remembers what it was asked.
 type model struct {
 	script  func(ctx context.Context, say func(commands.Chunk) bool) error
+	asking  sync.Mutex
 	prompts []commands.Prompt
 	calls   atomic.Int32
 }
@@ -31,7 +33,9 @@ type model struct {
 // Complete implements commands.Model.
 func (m *model) Complete(ctx context.Context, prompt commands.Prompt) iter.Seq2[commands.Chunk, error] {
 	m.calls.Add(1)
+	m.asking.Lock()
 	m.prompts = append(m.prompts, prompt)
+	m.asking.Unlock()
 	return func(yield func(commands.Chunk, error) bool) {
 		going := true
 		err := m.script(ctx, func(chunk commands.Chunk) bool {
@@ -75,11 +79,14 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // silence is a provider that never answers; why is told for which reason it was hung up on.
 func silence(after string, why *error) func(context.Context, func(commands.Chunk) bool) error {
+	var one sync.Mutex // several turns may be silent
 	return func(ctx context.Context, say func(commands.Chunk) bool) error {
 		if after != "" {
 			say(commands.Chunk{Text: after})
 		}
 		<-ctx.Done()
+		one.Lock()
+		defer one.Unlock()
 		*why = context.Cause(ctx)
 		return ctx.Err()
 	}
@@ -113,7 +120,7 @@ func (c *talk) turn(t *testing.T, text string) commands.Turn {
 	for _, event := range c.accepted(t, "conversation") {
 		switch event := event.(type) {
 		case conversation.Started:
-			turn.DataKey = c.keys[event.Key]
+			turn.DataKey = c.key(event.Key)
 		case conversation.MessageReceived:
 			turn.History = append(turn.History, commands.SealedMessage{Role: commands.User, Text: event.Text})
 		case conversation.ReplyCompleted:

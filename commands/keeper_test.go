@@ -5,6 +5,7 @@ package commands
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,13 @@ func (w *writes) Keep(_ context.Context, pieces []TurnPiece) error {
 	return nil
 }
 
+// soFar is the writes until now.
+func (w *writes) soFar() []int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.turns)
+}
+
 func (w *writes) Read(context.Context, string, int) ([]TurnPiece, error) { return nil, nil }
 func (w *writes) Forget(context.Context, ...string) error                { return nil }
 
@@ -58,9 +66,9 @@ func TestTheMoreTurnsSpeakTheFewerWritesThereAreForEach(t *testing.T) {
 			k := newKeeper(w, slog.New(slog.DiscardHandler))
 			speak(t, k, turns)
 			time.Sleep(time.Millisecond)
-			first := len(w.turns) // as many as there are first words, perhaps
+			first := len(w.soFar()) // as many as there are first words, perhaps
 			time.Sleep(2 * time.Second)
-			if got := len(w.turns) - first; got < want[0] || got > want[1] {
+			if got := len(w.soFar()) - first; got < want[0] || got > want[1] {
 				t.Errorf("what %d turns say in a second takes %d writes", turns, got)
 			}
 			k.close()
@@ -77,11 +85,12 @@ func TestAFirstWordWaitsForNobodyAndHurriesNobody(t *testing.T) {
 		live := NewLive("turn_2", "conv", "agt", "msg", time.Now())
 		live.DataKey = openKey{}
 		live.open(t.Context(), k, true)
-		before := len(w.turns)
+		before := len(w.soFar())
 		live.Say("¡Hola!")
 		synctest.Wait() // without time passing
-		if step, _ := live.look(0); step.Text != "¡Hola!" || len(w.turns) != before+1 || w.turns[before] != 1 {
-			t.Errorf("%q is shown at once, after writes about %v turns", step.Text, w.turns[before:])
+		since := w.soFar()[before:]
+		if step, _ := live.look(0); step.Text != "¡Hola!" || !slices.Equal(since, []int{1}) {
+			t.Errorf("%q is shown at once, after writes about %v turns", step.Text, since)
 		}
 		time.Sleep(time.Second)
 		k.close()

