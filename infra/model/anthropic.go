@@ -44,7 +44,11 @@ func params(prompt commands.Prompt) anthropic.MessageNewParams {
 	if prompt.Instructions != "" {
 		p.System = []anthropic.TextBlockParam{{Text: prompt.Instructions}}
 	}
-	p.StopSequences = prompt.Stop
+	for _, stop := range prompt.Stop {
+		if strings.TrimSpace(stop) != "" { // Anthropic refuses the whole request for one of nothing but space
+			p.StopSequences = append(p.StopSequences, stop)
+		}
+	}
 	if prompt.Temperature != nil {
 		p.Temperature = anthropic.Float(min(max(*prompt.Temperature, 0), 1)) // elsewhere it goes to 2
 	}

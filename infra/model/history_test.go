@@ -106,3 +106,14 @@ func TestAServerWithoutAKeyIsSentNone(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestAnthropicIsNotToldToStopAtSpace(t *testing.T) {
+	prompt := history
+	prompt.Stop = []string{"\n\n", "FIN", " "}
+	if body := string(asked(t, "claude-mock", prompt).Body); !strings.Contains(body, `"stop_sequences":["FIN"]`) {
+		t.Errorf("it is asked %s", body)
+	}
+	if body := string(asked(t, "gpt-mock", prompt).Body); !strings.Contains(body, `"stop":["\n\n","FIN"," "]`) {
+		t.Errorf("OpenAI is asked %s", body)
+	}
+}
