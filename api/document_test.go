@@ -74,3 +74,39 @@ func TestTheDocumentIsServed(t *testing.T) {
 		t.Errorf("it has %d paths", served.Paths.Len())
 	}
 }
+
+func TestWhoHasADocumentIsNotSentItAgain(t *testing.T) {
+	w := newWorld(t)
+	for _, path := range []string{"/openapi.json", "/errors"} {
+		first := w.do(request{method: "GET", path: path})
+		tag := first.Header().Get("ETag")
+		if first.Code != 200 || tag == "" || first.Header().Get("Cache-Control") != "no-cache" {
+			t.Errorf("%s: %d %v", path, first.Code, first.Header())
+		}
+		for known, status := range map[string]int{tag: 304, "W/" + tag: 304, `"x", ` + tag: 304, "*": 304, `"x"`: 200, "": 200} {
+			again := w.do(request{method: "GET", path: path, header: map[string]string{"If-None-Match": known}})
+			if again.Code != status || (again.Body.Len() == 0) != (status == 304) || again.Header().Get("ETag") != tag {
+				t.Errorf("%s, of which %s is known: %d, %d bytes", path, known, again.Code, again.Body.Len())
+			}
+		}
+	}
+}
+
+func TestABrowserIsShownTheEntryThatAnErrorLinksTo(t *testing.T) {
+	w := newWorld(t)
+	page := w.do(request{method: "GET", path: "/errors", header: map[string]string{"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}})
+	if page.Header().Get("Content-Type") != "text/html; charset=utf-8" || page.Header().Get("Vary") != "Accept" {
+		t.Errorf("%v", page.Header())
+	}
+	for _, entry := range catalogue {
+		if !strings.Contains(page.Body.String(), `<section id="`+entry.Code+`">`) {
+			t.Errorf("no place for %s", entry.Code)
+		}
+	}
+	if strings.Contains(page.Body.String(), "`") || !strings.Contains(page.Body.String(), "<code>POST /api/agents/{id}/resume</code>") {
+		t.Errorf("%s", page.Body)
+	}
+	if markdown := w.do(request{method: "GET", path: "/errors"}); markdown.Body.String() != ErrorsPage() || markdown.Header().Get("ETag") == page.Header().Get("ETag") {
+		t.Errorf("%v", markdown.Header())
+	}
+}

@@ -315,7 +315,7 @@ func (h *heldAnswer) worthKeeping(errorCode string) bool {
 
 func (h *heldAnswer) recorded() Recorded {
 	kept := map[string]string{}
-	for _, name := range []string{"Location", "Cache-Control", "Vary"} {
+	for _, name := range []string{"Location", "Cache-Control", "Vary", "X-Should-Retry"} {
 		if value := h.header.Get(name); value != "" {
 			kept[name] = value
 		}

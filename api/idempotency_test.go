@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain/agent"
 	"github.com/nidohq/nido/domain/quota"
 )
 
@@ -143,4 +144,23 @@ func TestAKeyIsNotLostWithAnAnswerOfTheStore(t *testing.T) {
 			t.Errorf("%v, %d noted", err, len(w.kept))
 		}
 	})
+}
+
+// Official clients of OpenAI repeat a 409 unless they are told not to: by the repetition, too.
+func TestARepeatedRefusalSaysWhetherToRepeatIt(t *testing.T) {
+	w := newWorld(t)
+	paused := w.agents["agt_1"]
+	paused.Status = agent.Halted
+	w.agents["agt_1"] = paused
+	in := request{
+		method: "POST", path: "/openai/v1/chat/completions", body: `{"model":"ventas","messages":[{"role":"user","content":"a"}]}`,
+		key: w.key(accountScopes), header: map[string]string{"Idempotency-Key": "one"},
+	}
+	for _, replayed := range []string{"", "true"} {
+		answer := w.do(in)
+		w.refused(answer, 409, "agent_paused")
+		if answer.Header().Get("Idempotent-Replayed") != replayed || answer.Header().Get("X-Should-Retry") != "false" {
+			t.Errorf("%v", answer.Header())
+		}
+	}
 }

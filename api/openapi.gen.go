@@ -2094,7 +2094,7 @@ type ServerInterface interface {
 	// ChatByID Send a message to an agent by its id
 	// (POST /api/v2/agent/{agentId}/chat)
 	ChatByID(w http.ResponseWriter, r *http.Request, agentID AgentID, params ChatByIDParams)
-	// GetErrors What each error code means, in Markdown
+	// GetErrors What each error code means, in Markdown, or as a page where a browser asks
 	// (GET /errors)
 	GetErrors(w http.ResponseWriter, r *http.Request)
 	// GetLive Whether the process runs

@@ -3,23 +3,16 @@ package api
 // This file stands where a request comes in. It is the path that every request takes, from top to bottom.
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gorilla/mux"
 	"github.com/rs/cors"
@@ -28,25 +21,21 @@ import (
 	"github.com/nidohq/nido/projections"
 )
 
-// maxHeaderBytes bounds a request's line and headers.
-const maxHeaderBytes = 32 << 10
-
-// maxBodyBytes bounds a request's body.
-const maxBodyBytes = 1 << 20
-
 // Server answers requests. It holds no state that matters.
 type Server struct {
-	config       Config
-	logger       *slog.Logger
-	publicHost   string
-	followers    followers
-	cors         *cors.Cors             // nil where browsers of other origins are not let in
-	document     []byte                 // openapi.json
-	deprecations map[string]deprecation // by their items
-	management   *mux.Router            // what the management API serves
-	agentHost    *mux.Router            // what agents' own hosts serve
-	gates        *gates                 // how many requests it works on at a time
-	settling     chan struct{}          // has one for each idempotent request that is settled behind its answer
+	config                               Config
+	logger                               *slog.Logger
+	publicHost                           string
+	followers                            followers
+	cors                                 *cors.Cors // nil where browsers of other origins are not let in
+	looks                                looks
+	deprecations                         map[string]deprecation // by their items
+	management                           *mux.Router            // what the management API serves
+	agentHost                            *mux.Router            // what agents' own hosts serve
+	gates                                *gates                 // how many requests it works on at a time
+	contract, errorsHTML, errorsMarkdown static
+
+	settling chan struct{} // has one for each idempotent request that is settled behind its answer
 }
 
 // New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
@@ -70,7 +59,7 @@ func newServer(config Config, contract contract) (*Server, error) {
 	}
 	s := &Server{
 		config: config, logger: config.Logger, publicHost: public.Hostname(),
-		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(), document: contract.json,
+		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(), contract: newStatic("application/json", contract.json),
 		settling: make(chan struct{}, maxSettling),
 	}
 	s.deprecations = map[string]deprecation{}
@@ -79,6 +68,11 @@ func newServer(config Config, contract contract) (*Server, error) {
 			s.deprecations[mark.item()] = mark
 		}
 	}
+	html, err := errorsHTML()
+	if err != nil {
+		return nil, err
+	}
+	s.errorsHTML, s.errorsMarkdown = newStatic("text/html; charset=utf-8", html), newStatic("text/markdown; charset=utf-8", []byte(ErrorsPage()))
 	s.cors = crossOrigin(config.CORSOrigins)
 	return s, s.addRoutes(contract.operations)
 }
@@ -234,52 +228,6 @@ func (s *Server) deadline(w http.ResponseWriter, r *http.Request, op *operation)
 	return context.WithTimeout(r.Context(), limit)
 }
 
-// checkBodyHeaders refuses by its headers a body that would not be taken.
-func (s *Server) checkBodyHeaders(r *http.Request, op *operation) error {
-	switch {
-	case r.ContentLength > maxBodyBytes:
-		return problem("payload_too_large")
-	case op.body == nil, r.ContentLength == 0:
-		return nil
-	}
-	media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	charset := strings.ToLower(parameters["charset"])
-	if err != nil || media != "application/json" || (charset != "" && charset != "utf-8") || r.Header.Get("Content-Encoding") != "" {
-		return problem("unsupported_media_type")
-	}
-	return nil
-}
-
-// readBody reads the body to its end, with which the server's time-out for reading ends and it begins to watch the
-// connection: a client that goes away from then on cancels the request's context.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request, op *operation) error {
-	x := exchangeOf(r)
-	if r.Body == nil || r.Body == http.NoBody {
-		return nil
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
-	if err != nil {
-		switch _, tooLarge := errors.AsType[*http.MaxBytesError](err); {
-		case tooLarge:
-			return err
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return &Problem{Code: "request_timeout", cause: err}
-		}
-		if _, broken := errors.AsType[net.Error](err); broken || errors.Is(err, io.ErrUnexpectedEOF) || r.Context().Err() != nil {
-			return &Problem{Code: "request_cancelled", cause: err} // the connection broke in the middle
-		}
-		return invalid("", "The body's framing is not valid.", "El enmarcado del cuerpo no es válido.") // of its chunks
-	}
-	if op.body == nil && len(bytes.TrimSpace(body)) > 0 {
-		if text := bytes.TrimSpace(body); !bytes.Equal(text, []byte("{}")) {
-			return invalid("", "This route takes no body.", "Esta ruta no lleva cuerpo.")
-		}
-	}
-	x.body = body
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return nil
-}
-
 // recover answers a panic with an internal error, and keeps what it said for the log.
 func (s *Server) recover(w *capture, r *http.Request) {
 	reason := recover()
@@ -326,39 +274,4 @@ func allowed(router *mux.Router, r *http.Request) []string {
 	}
 	slices.Sort(methods)
 	return methods
-}
-
-// headerBytes is about what the request's line and headers were on the wire.
-func headerBytes(r *http.Request) int {
-	size := len(r.Method) + len(r.RequestURI) + len(r.Host)
-	for name, values := range r.Header {
-		for _, value := range values {
-			size += len(name) + len(value) + len(": \r\n")
-		}
-	}
-	return size
-}
-
-// printable reports whether a text can be kept: UTF-8 without NUL.
-func printable(text string) bool { return utf8.ValidString(text) && !strings.ContainsRune(text, 0) }
-
-// Patience bounds how long a client may take to say what it wants.
-type Patience struct {
-	// Header is for the request's head, from its first byte or the connection's beginning. Default 5 seconds.
-	Header time.Duration
-	// Whole is for head and body together. Default 30 seconds.
-	Whole time.Duration
-}
-
-// NewServer returns an HTTP server with the limits that Nido runs under. Write deadlines are set per route.
-func NewServer(addr string, handler http.Handler, patience Patience) *http.Server {
-	return &http.Server{
-		Addr: addr, Handler: handler,
-		ReadHeaderTimeout: cmp.Or(patience.Header, 5*time.Second),
-		ReadTimeout:       cmp.Or(patience.Whole, 30*time.Second),
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    8 * maxHeaderBytes, // what has more gets net/http's own answer, which is not JSON
-		// OPTIONS * is a route like any that there is not; the server's own answer has no id.
-		DisableGeneralOptionsHandler: true,
-	}
 }

@@ -5,16 +5,15 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strings"
+	"sync"
 	"time"
 )
 
 // Health finds out by real queries what works. The reasons that parts gives are read by anybody who can reach the port.
 type Health interface {
 	// Check reports whether chat can be served, what each part says, "ok" or what is wrong in a few words, and how far each
-	// projector is behind. One whose lag is not known is absent.
+	// projector is behind. One whose lag is not known is absent. It takes no longer than a second or two.
 	Check(ctx context.Context) (ready bool, parts map[string]string, lags map[string]Lag)
 }
 
@@ -39,6 +38,42 @@ func (s *Server) GetMe(w http.ResponseWriter, r *http.Request) {
 	}, errors.Join(err, unknown))
 }
 
+// looks shares one look at the installation among all who ask while it is taken: the route is open to anybody, and each look asks
+// every engine.
+type looks struct {
+	mu  sync.Mutex
+	now *look // nil while nobody looks
+}
+
+type look struct {
+	over  chan struct{}
+	ready bool
+	parts map[string]string
+	lags  map[string]Lag
+}
+
+// check looks, or waits for what somebody who looks already will find.
+func (l *looks) check(ctx context.Context, health Health) (ready bool, parts map[string]string, lags map[string]Lag) {
+	l.mu.Lock()
+	taken := l.now
+	if taken != nil {
+		l.mu.Unlock()
+		<-taken.over
+		return taken.ready, taken.parts, taken.lags
+	}
+	taken = &look{over: make(chan struct{})}
+	l.now = taken
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.now = nil
+		close(taken.over)
+	}()
+	taken.ready, taken.parts, taken.lags = health.Check(context.WithoutCancel(ctx)) // which bounds itself
+	return taken.ready, taken.parts, taken.lags
+}
+
 // GetLive implements ServerInterface.
 func (s *Server) GetLive(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, http.StatusOK, Live{Status: Ok}, nil)
@@ -46,7 +81,7 @@ func (s *Server) GetLive(w http.ResponseWriter, r *http.Request) {
 
 // GetReady implements ServerInterface.
 func (s *Server) GetReady(w http.ResponseWriter, r *http.Request) {
-	ready, parts, lags := s.config.Health.Check(r.Context())
+	ready, parts, lags := s.looks.check(r.Context(), s.config.Health)
 	status, code := ReadyStatusReady, http.StatusOK
 	for _, says := range parts {
 		if says != "ok" {
@@ -61,43 +96,4 @@ func (s *Server) GetReady(w http.ResponseWriter, r *http.Request) {
 		projectors[name] = ProjectorLag{LagEvents: lag.Records, LagSeconds: lag.Age.Round(time.Millisecond).Seconds()}
 	}
 	s.answer(w, r, code, Ready{Status: status, Parts: dictionary(parts), Projectors: projectors}, nil)
-}
-
-// GetOpenAPI implements ServerInterface.
-func (s *Server) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	s.send(w, r, http.StatusOK, s.document)
-}
-
-// GetErrors implements ServerInterface.
-func (s *Server) GetErrors(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/markdown; charset=utf-8")
-	s.send(w, r, http.StatusOK, []byte(ErrorsPage()))
-}
-
-// ErrorsPage writes the catalogue as the page that docs/errors.md is, too.
-func ErrorsPage() string {
-	var page strings.Builder
-	page.WriteString(`# Errors
-
-<!-- Written from the catalogue in api/catalogue.go; a test compares. -->
-
-Every error of every route has this envelope. ` + "`code`" + ` never changes its meaning; ` + "`message`" + ` is for people and follows
-` + "`Accept-Language`" + ` (en, es). ` + "`retryable`" + ` says whether the same request can succeed later, and ` + "`retryAfterMs`" + ` when; the headers
-` + "`Retry-After`" + ` (whole seconds) and ` + "`Retry-After-Ms`" + ` say the same. In a stream only the envelope can say it, in ` + "`turn.failed`" + `.
-With ` + "`Accept: application/problem+json`" + ` the same facts come as RFC 9457 has them.
-
-` + "```json" + `
-{"error": {"code": "invalid_request", "message": "query is missing.", "type": "invalid_request_error", "param": "query",
-           "details": {"field": "query"}, "requestId": "req_…", "retryable": false, "docUrl": "…/errors#invalid_request"}}
-` + "```" + `
-`)
-	for _, entry := range catalogue {
-		repeat := "no"
-		if entry.Retryable {
-			repeat = "yes"
-		}
-		fmt.Fprintf(&page, "\n## %s\n\nStatus %d, type `%s`, retryable: %s.\n\n%s %s\n", entry.Code, entry.Status, entry.Type, repeat, entry.English, entry.Advice)
-	}
-	return page.String()
 }

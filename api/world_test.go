@@ -201,8 +201,17 @@ func (w *world) conforms(r *http.Request, answer *httptest.ResponseRecorder) {
 		w.t.Errorf("%s %s: status %d is not documented", r.Method, r.URL, answer.Code)
 		return
 	}
+	documented := map[string]bool{}
+	for name := range response.Value.Headers {
+		documented[http.CanonicalHeaderKey(name)] = true
+	}
+	for name := range answer.Header() {
+		if ownHeader(name) && !documented[name] {
+			w.t.Errorf("%s %s: the header %s of %d is not documented", r.Method, r.URL, name, answer.Code)
+		}
+	}
 	media := response.Value.Content.Get(answer.Header().Get("Content-Type"))
-	if answer.Code == http.StatusNoContent || r.Method == http.MethodHead {
+	if answer.Code == http.StatusNoContent || answer.Code == http.StatusNotModified || r.Method == http.MethodHead {
 		return
 	}
 	if media == nil {
@@ -219,6 +228,17 @@ func (w *world) conforms(r *http.Request, answer *httptest.ResponseRecorder) {
 	if err := media.Schema.Value.VisitJSON(value, openapi3.VisitAsResponse(), openapi3.EnableFormatValidation()); err != nil {
 		w.t.Errorf("%s %s: the answer breaks the contract: %v", r.Method, r.URL, err)
 	}
+}
+
+// ownHeader reports whether a header is ours to document. What every answer may have is said once, at the document's beginning.
+func ownHeader(name string) bool {
+	switch name {
+	case "X-Request-Id", "X-Content-Type-Options", "X-Accel-Buffering", "Content-Type", "Content-Length", "Cache-Control", "Vary", "Deprecation", "Sunset", "Connection":
+		return false
+	case "Link":
+		return false // of a deprecation, or of a page
+	}
+	return !strings.HasPrefix(name, "Access-Control-")
 }
 
 func (w *world) operationOf(r *http.Request) *operation {
