@@ -27,8 +27,7 @@ type Server struct {
 	logger                               *slog.Logger
 	publicHost                           string
 	followers                            followers
-	cors                                 *cors.Cors // nil where browsers of other origins are not let in
-	looks                                looks
+	cors                                 *cors.Cors             // nil where browsers of other origins are not let in
 	deprecations                         map[string]deprecation // by their items
 	management                           *mux.Router            // what the management API serves
 	agentHost                            *mux.Router            // what agents' own hosts serve

@@ -6,14 +6,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
 	"time"
 )
 
 // Health finds out by real queries what works. The reasons that parts gives are read by anybody who can reach the port.
 type Health interface {
 	// Check reports whether chat can be served, what each part says, "ok" or what is wrong in a few words, and how far each
-	// projector is behind. One whose lag is not known is absent. It takes no longer than a second or two.
+	// projector is behind. One whose lag is not known is absent. It takes no longer than a second or two, and
+	// however many ask share one look: the route is open to anybody.
 	Check(ctx context.Context) (ready bool, parts map[string]string, lags map[string]Lag)
 }
 
@@ -38,42 +38,6 @@ func (s *Server) GetMe(w http.ResponseWriter, r *http.Request) {
 	}, errors.Join(err, unknown))
 }
 
-// looks shares one look at the installation among all who ask while it is taken: the route is open to anybody, and each look asks
-// every engine.
-type looks struct {
-	mu  sync.Mutex
-	now *look // nil while nobody looks
-}
-
-type look struct {
-	over  chan struct{}
-	ready bool
-	parts map[string]string
-	lags  map[string]Lag
-}
-
-// check looks, or waits for what somebody who looks already will find.
-func (l *looks) check(ctx context.Context, health Health) (ready bool, parts map[string]string, lags map[string]Lag) {
-	l.mu.Lock()
-	taken := l.now
-	if taken != nil {
-		l.mu.Unlock()
-		<-taken.over
-		return taken.ready, taken.parts, taken.lags
-	}
-	taken = &look{over: make(chan struct{})}
-	l.now = taken
-	l.mu.Unlock()
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.now = nil
-		close(taken.over)
-	}()
-	taken.ready, taken.parts, taken.lags = health.Check(context.WithoutCancel(ctx)) // which bounds itself
-	return taken.ready, taken.parts, taken.lags
-}
-
 // GetLive implements ServerInterface.
 func (s *Server) GetLive(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, http.StatusOK, Live{Status: Ok}, nil)
@@ -81,7 +45,7 @@ func (s *Server) GetLive(w http.ResponseWriter, r *http.Request) {
 
 // GetReady implements ServerInterface.
 func (s *Server) GetReady(w http.ResponseWriter, r *http.Request) {
-	ready, parts, lags := s.looks.check(r.Context(), s.config.Health)
+	ready, parts, lags := s.config.Health.Check(r.Context())
 	status, code := ReadyStatusReady, http.StatusOK
 	for _, says := range parts {
 		if says != "ok" {

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/nidohq/nido/api"
 	"github.com/nidohq/nido/infra/clickhouse"
 	"github.com/nidohq/nido/infra/kafka"
@@ -40,17 +42,12 @@ type health struct {
 	leaving   atomic.Bool // and has been told to stop
 	analytics atomic.Bool // ClickHouse's tables are there
 
+	looks singleflight.Group
+
 	mu       sync.Mutex
 	watched  []watched
 	measured stall
-	looking  *glance   // while it is under way
 	asked    *question // of ClickHouse, while it has not answered
-}
-
-// glance is a look that several may wait for.
-type glance struct {
-	over chan struct{}
-	seen sight
 }
 
 // question is one that several may wait for.
@@ -124,22 +121,10 @@ func (h *health) stands(ctx context.Context) telemetry.Standing {
 // look is one for all who ask while it is under way: it costs every engine a question, and whoever reaches the port may ask
 // as often as they like.
 func (h *health) look(ctx context.Context) sight {
-	h.mu.Lock()
-	looking := h.looking
-	if looking == nil {
-		looking = &glance{over: make(chan struct{})}
-		h.looking = looking
-		go func() {
-			seen := h.lookAgain(context.WithoutCancel(ctx)) // others may wait for it longer; its steps have their limits
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			looking.seen, h.looking = seen, nil
-			close(looking.over)
-		}()
-	}
-	h.mu.Unlock()
-	<-looking.over
-	return looking.seen
+	seen, _, _ := h.looks.Do("", func() (any, error) { // others may wait for it longer; its steps have their limits
+		return h.lookAgain(context.WithoutCancel(ctx)), nil
+	})
+	return seen.(sight)
 }
 
 // lookAgain asks Kafka, Postgres and ClickHouse at once, and then, where a projector is behind, how old its next record is.
