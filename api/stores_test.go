@@ -432,6 +432,8 @@ var adminScopes = []apikey.Scope{apikey.Admin}
 // freePlaces are never all taken, and no conversation is busy for longer than a look takes.
 type freePlaces struct{ full bool }
 
+func (p *freePlaces) Eldest(context.Context, domain.StreamID) (string, error) { return "", nil }
+
 func (p *freePlaces) Take(context.Context, domain.StreamID, string, int, time.Duration) (bool, error) {
 	return !p.full, nil
 }

@@ -37,15 +37,6 @@ const (
 	WaitFailed = "failed" // a store could not be asked, or the process stops
 )
 
-// Places are where messages wait, on all nodes together.
-type Places interface {
-	// Take gives a waiter one of so many places before a conversation; false where all are taken. A place that is not given
-	// back is free again when the time has passed.
-	Take(ctx context.Context, conversation domain.StreamID, waiter string, places int, until time.Duration) (bool, error)
-	// Leave gives it back.
-	Leave(ctx context.Context, waiter string) error
-}
-
 // OpenTurns knows which conversations are busy.
 type OpenTurns interface {
 	// Busy returns those of the conversations in which a turn is open.
@@ -70,6 +61,7 @@ type Line struct {
 	mu      sync.Mutex
 	heads   map[domain.StreamID]chan struct{} // closed when the conversation may be free
 	waiting map[*Waiter]context.CancelCauseFunc
+	places  map[string]bool // of this node, by their waiters' ids
 	looking bool
 	closed  chan struct{}
 	running sync.WaitGroup
@@ -83,7 +75,7 @@ func NewLine(config LineConfig) *Line {
 	}
 	return &Line{
 		LineConfig: config, order: NewQueue(), heads: map[domain.StreamID]chan struct{}{}, waiting: map[*Waiter]context.CancelCauseFunc{},
-		closed: make(chan struct{}),
+		places: map[string]bool{}, closed: make(chan struct{}),
 	}
 }
 
@@ -95,6 +87,7 @@ type Waiter struct {
 	began    time.Time
 	deadline time.Time
 	leave    func() // gives the head's place to the next; nil while others stand before it
+	gaveWay  bool   // to an older message of another node
 	how      string
 }
 
@@ -110,6 +103,9 @@ func (l *Line) Enter(ctx context.Context, conversation domain.StreamID) (*Waiter
 		l.Waited(WaitBusy, 0)
 		return nil, domain.Refuse("conversation_busy", "%d messages are waiting for this conversation already; try again later", lineLength)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.places[w.id] = true
 	return w, nil
 }
 
@@ -137,6 +133,9 @@ func (w *Waiter) Await(ctx context.Context) error {
 	}
 	select {
 	case <-w.line.watch(context.WithoutCancel(ctx), w.stream):
+		if err := w.giveWay(limited); err != nil {
+			return w.failed(ctx, err)
+		}
 		w.how = WaitFree
 		return nil
 	case <-limited.Done():
@@ -164,6 +163,9 @@ func (w *Waiter) Leave(ctx context.Context) time.Duration {
 	if w.leave != nil {
 		w.leave()
 	}
+	w.line.mu.Lock()
+	delete(w.line.places, w.id)
+	w.line.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	if err := w.line.Places.Leave(ctx, w.id); err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,67 +16,6 @@ import (
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/conversation"
 )
-
-// places count waiters in memory, and say which of a memory's conversations are busy.
-type places struct {
-	*memory
-	mu      sync.Mutex
-	taken   map[string]domain.StreamID
-	err     error         // of taking a place
-	blind   error         // of looking
-	looks   atomic.Int32  // at open turns
-	waits   []string      // how they went
-	longest time.Duration // of them
-}
-
-func (p *places) Take(_ context.Context, conversation domain.StreamID, waiter string, most int, _ time.Duration) (bool, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	count := 0
-	for _, stream := range p.taken {
-		if stream == conversation {
-			count++
-		}
-	}
-	if count < most && p.err == nil {
-		p.taken[waiter] = conversation
-	}
-	return count < most, p.err
-}
-
-func (p *places) Leave(_ context.Context, waiter string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.taken, waiter)
-	return nil
-}
-
-func (p *places) Busy(_ context.Context, conversations []domain.StreamID) (busy []domain.StreamID, err error) {
-	p.looks.Add(1)
-	if p.blind != nil {
-		return nil, p.blind
-	}
-	p.memory.mu.Lock()
-	defer p.memory.mu.Unlock()
-	for _, id := range conversations {
-		if stream := p.streams[id]; stream != nil && stream.state.(conversation.State).Turn != nil {
-			busy = append(busy, id)
-		}
-	}
-	return busy, nil
-}
-
-func (p *places) waited(how string, waited time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waits, p.longest = append(p.waits, how), max(p.longest, waited)
-}
-
-func (p *places) left() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.taken)
-}
 
 // standing is a chat before whose conversations messages may wait.
 func standing(t *testing.T) (*talk, *places) {

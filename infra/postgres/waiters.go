@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -47,6 +48,16 @@ func (s *Waiters) Take(ctx context.Context, conversation domain.StreamID, waiter
 		return false, fmt.Errorf("wait for a conversation: %w", err)
 	}
 	return took, nil
+}
+
+// Eldest is who came first of those who have a place.
+func (s *Waiters) Eldest(ctx context.Context, conversation domain.StreamID) (waiter string, err error) {
+	const query = `SELECT waiter FROM turn_waiters WHERE conversation = $1 AND until >= clock_timestamp() ORDER BY until, waiter LIMIT 1`
+	err = s.pool.QueryRow(ctx, query, string(conversation)).Scan(&waiter)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", fmt.Errorf("look who waits for a conversation: %w", err)
+	}
+	return waiter, nil
 }
 
 // Leave gives a place back.

@@ -52,6 +52,21 @@ func TestNeverMoreThanSoManyWaitForAConversation(t *testing.T) {
 	if !take("a", "wait_after", time.Hour) {
 		t.Error("a place that was not given back is never free again")
 	}
+	eldest := func(conversation, want string) {
+		t.Helper()
+		if got, err := waiters.Eldest(t.Context(), domain.StreamID("conversation-"+conversation)); err != nil || got != want {
+			t.Errorf("before %s %q has waited for longest, %v", conversation, got, err)
+		}
+	}
+	if !take("c", "wait_second", time.Hour) || !take("c", "wait_third", 2*time.Hour) {
+		t.Error("no place")
+	}
+	eldest("b", "") // its place is not given back, and is over
+	eldest("c", "wait_second")
+	if err := waiters.Leave(t.Context(), "wait_second"); err != nil {
+		t.Fatal(err)
+	}
+	eldest("c", "wait_third")
 	if swept, err := waiters.Sweep(t.Context()); err != nil || swept != 1 {
 		t.Errorf("swept %d, %v", swept, err)
 	}
