@@ -148,7 +148,8 @@ func (g *gate) back() (leave func()) {
 // down, and no more than have been of late where there is a crowd. Of those that are refused hardly anybody has waited, and of
 // those that wait nearly everybody is served.
 func (g *gate) room(patience time.Duration, crowded bool) int {
-	room := int(g.limit * float64(patience) / float64(max(g.half, g.target)))
+	inside := max(g.half, 3*g.target/2) // the target is for the quicker half
+	room := int(g.limit * float64(patience) / float64(inside))
 	if crowded && g.pace > 0 {
 		room = min(room, int(patience/g.pace))
 	}

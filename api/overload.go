@@ -19,7 +19,7 @@ import (
 // the way of chats.
 var (
 	workGate = gateConfig{
-		least: 96, most: 2048, target: 60 * time.Millisecond, patience: 30 * time.Millisecond, crowdedPatience: 5 * time.Millisecond,
+		least: 96, most: 2048, target: 60 * time.Millisecond, patience: 250 * time.Millisecond, crowdedPatience: 5 * time.Millisecond,
 	}
 	analysesGate = gateConfig{
 		least: 8, most: 64, target: time.Second, patience: 2 * time.Second, crowdedPatience: 250 * time.Millisecond,

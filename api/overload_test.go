@@ -115,16 +115,16 @@ func TestAKeyThatSendsFarTooMuchTakesThePlacesFromItself(t *testing.T) {
 
 func TestWhatComesAtOnceIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(smallGate)
+		g := newGate(workGate)
 		var group sync.WaitGroup
-		for range 14 { // eight inside, and what is let in in 8 ms
+		for range 280 { // 96 inside, and what is let in within a quarter of a second
 			group.Go(func() {
 				leave, in := g.enter(t.Context(), "a")
 				if !in {
 					t.Error("refused")
 					return
 				}
-				time.Sleep(6 * time.Millisecond)
+				time.Sleep(90 * time.Millisecond)
 				leave()
 			})
 		}
