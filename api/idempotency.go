@@ -52,11 +52,16 @@ type Idempotency interface {
 	// Abandon says that there is no answer worth keeping: the next request with this key starts at once, with the same
 	// seed.
 	Abandon(ctx context.Context, account, caller, key string) error
+	// Withdraw is Abandon of a request whose Begin failed, and tells whether it was noted at all.
+	Withdraw(ctx context.Context, account, caller, key string) (noted bool, err error)
 	// Forget says that the request came to nothing, for good: the next one with this key is a new one.
 	Forget(ctx context.Context, account, caller, key string) error
 	// ForgetAnswer says the same of a request that has an answer, unless another has taken its place.
 	ForgetAnswer(ctx context.Context, account, caller, key string, answer Recorded) error
 }
+
+// errNotNoted has a request looked for again.
+var errNotNoted = errors.New("the request has not been noted yet")
 
 const (
 	// settleTimeout bounds keeping an answer; by then the client may be gone.
@@ -66,6 +71,8 @@ const (
 	settlePatience = 15 * time.Minute
 	// settleFirst and settleMax bound the pause between two tries.
 	settleFirst, settleMax = 100 * time.Millisecond, 5 * time.Second
+	// lateRow is for how long a request may be noted that the store did not answer: it cancels a statement after 30 s.
+	lateRow = 35 * time.Second
 	// maxSettling bounds how many are tried again at a time. They are those that were under way when the store went away.
 	maxSettling = 1024
 )
@@ -216,14 +223,19 @@ func (s *Server) beginOnce(try *attempt, x *exchange, streamed bool) (commands.I
 
 // begin notes the request once. A client that leaves does not break it off, since a row that was written and not heard of would
 // be in flight for as long as the node lives; where the store itself does not say what came of it, the row is given up as soon
-// as it can be.
+// as it can be. It may be written only after it was looked for: a statement that waits for the disk goes on without its client.
 func (a *attempt) begin(x *exchange) (commands.Inputs, *Recorded, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), admitTimeout)
 	defer cancel()
 	inputs, replay, err := a.server.config.Idempotency.Begin(ctx, a.account, a.caller, a.key, fingerprint(a.r, x.body), x.inputs)
 	if _, told := errors.AsType[*Problem](err); err != nil && !told {
+		over := time.Now().Add(lateRow)
 		a.server.settleBehind(ctx, func(ctx context.Context) error {
-			return a.server.config.Idempotency.Abandon(ctx, a.account, a.caller, a.key)
+			noted, err := a.server.config.Idempotency.Withdraw(ctx, a.account, a.caller, a.key)
+			if err == nil && !noted && time.Now().Before(over) {
+				return errNotNoted
+			}
+			return err
 		})
 	}
 	return inputs, replay, err

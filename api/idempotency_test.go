@@ -133,6 +133,20 @@ func TestAKeyIsNotLostWithAnAnswerOfTheStore(t *testing.T) {
 			}
 		})
 	})
+	t.Run("of the store's, which notes the request only then", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			late := create
+			late.key, late.header = w.key(accountScopes), map[string]string{"Idempotency-Key": "late"}
+			w.lostFor = 3 * time.Second
+			w.refused(w.do(late), 503, "unavailable")
+			time.Sleep(time.Minute) // of synctest's clock
+			w.lostFor = 0
+			if answer := w.do(late); answer.Code != 201 {
+				t.Errorf("%d %s", answer.Code, answer.Body)
+			}
+		})
+	})
 	t.Run("of the client's", func(t *testing.T) {
 		w := newWorld(t)
 		r := httptest.NewRequest(http.MethodPost, create.path, strings.NewReader(create.body))

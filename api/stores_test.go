@@ -119,6 +119,13 @@ func (w *world) Begin(ctx context.Context, account, caller, key string, fingerpr
 	switch {
 	case ctx.Err() != nil:
 		return proposed, nil, ctx.Err()
+	case !ok && w.lostFor > 0:
+		time.AfterFunc(w.lostFor, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+		})
+		return proposed, nil, context.DeadlineExceeded
 	case !ok && w.lost:
 		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
 		return proposed, nil, context.DeadlineExceeded
@@ -155,6 +162,16 @@ func (w *world) Abandon(_ context.Context, account, caller, key string) error {
 	}
 	w.kept[account+caller+key].inFlight = false
 	return nil
+}
+
+func (w *world) Withdraw(ctx context.Context, account, caller, key string) (bool, error) {
+	w.mu.Lock()
+	_, noted := w.kept[account+caller+key]
+	w.mu.Unlock()
+	if !noted {
+		return false, nil
+	}
+	return true, w.Abandon(ctx, account, caller, key)
 }
 
 func (w *world) Used(publicID string, _ time.Time) {

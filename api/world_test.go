@@ -65,8 +65,9 @@ type world struct {
 	unsettled int
 	erased    []domain.StreamID
 	plans     []account.ChangePlan
-	lost      bool // the store takes a request under an Idempotency-Key, and does not say so
-	silent    bool // the store does not answer who looks for a turn
+	lost      bool          // the store takes a request under an Idempotency-Key, and does not say so
+	lostFor   time.Duration // the same, and the row is there only then
+	silent    bool          // the store does not answer who looks for a turn
 	committed domain.Version
 }
 

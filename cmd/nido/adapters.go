@@ -110,6 +110,12 @@ func (o once) Abandon(ctx context.Context, account, caller, key string) error {
 	return stillOurs(o.store.Abandon(ctx, account, caller, key, o.boot))
 }
 
+// Withdraw implements api.Idempotency.
+func (o once) Withdraw(ctx context.Context, account, caller, key string) (noted bool, err error) {
+	err = o.store.Abandon(ctx, account, caller, key, o.boot)
+	return err == nil, stillOurs(err)
+}
+
 // Forget implements api.Idempotency.
 func (o once) Forget(ctx context.Context, account, caller, key string) error {
 	return stillOurs(o.store.Forget(ctx, account, caller, key, o.boot))
