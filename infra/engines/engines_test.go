@@ -233,8 +233,8 @@ func TestAClickHouseThatEndsIsStartedAgain(t *testing.T) {
 	if err := os.Rename(cfg.Packages, cfg.Packages+" away"); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(childPid(t, "nido-clickhouse"), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
+	if err := syscall.Kill(childPid(t, "nido-clickhouse"), syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		t.Fatal(err) // where it was gone already, it ended of the resets
 	}
 	eventually(t, "two starts have failed", func() bool {
 		log, err := os.ReadFile(filepath.Join(dir, "clickhouse.log"))
@@ -267,8 +267,17 @@ func movedPackages(t *testing.T) string {
 	return named
 }
 
-// childPid finds a child by its name among the processes that this one started.
-func childPid(t *testing.T, name string) int {
+// childPid finds a child by its name among the processes that this one started. One that has just ended is waited for.
+func childPid(t *testing.T, name string) (pid int) {
+	t.Helper()
+	eventually(t, "there is a child called "+name, func() bool {
+		pid = findChild(t, name)
+		return pid != 0
+	})
+	return pid
+}
+
+func findChild(t *testing.T, name string) int {
 	t.Helper()
 	children, err := filepath.Glob("/proc/self/task/*/children")
 	if err != nil {
@@ -294,7 +303,6 @@ func childPid(t *testing.T, name string) int {
 			}
 		}
 	}
-	t.Fatalf("no child is called %s", name)
 	return 0
 }
 
