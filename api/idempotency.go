@@ -52,8 +52,9 @@ type Idempotency interface {
 	// Abandon says that there is no answer worth keeping: the next request with this key starts at once, with the same
 	// seed.
 	Abandon(ctx context.Context, account, caller, key string) error
-	// Withdraw is Abandon of a request whose Begin failed, and tells whether it was noted at all.
-	Withdraw(ctx context.Context, account, caller, key string) (noted bool, err error)
+	// Withdraw is Abandon for a run whose Begin failed, known by what it proposed, and tells whether it had the request. What
+	// another run has it leaves alone.
+	Withdraw(ctx context.Context, account, caller, key string, proposed commands.Inputs) (had bool, err error)
 	// Forget says that the request came to nothing, for good: the next one with this key is a new one.
 	Forget(ctx context.Context, account, caller, key string) error
 	// ForgetAnswer says the same of a request that has an answer, unless another has taken its place.
@@ -71,7 +72,7 @@ const (
 	settlePatience = 15 * time.Minute
 	// settleFirst and settleMax bound the pause between two tries.
 	settleFirst, settleMax = 100 * time.Millisecond, 5 * time.Second
-	// lateRow is for how long a request may be noted that the store did not answer: it cancels a statement after 30 s.
+	// lateRow is for how long a request is looked for that may be noted late: the store cancels a statement after 30 s.
 	lateRow = 35 * time.Second
 	// maxSettling bounds how many are tried again at a time. They are those that were under way when the store went away.
 	maxSettling = 1024
@@ -229,10 +230,10 @@ func (a *attempt) begin(x *exchange) (commands.Inputs, *Recorded, error) {
 	defer cancel()
 	inputs, replay, err := a.server.config.Idempotency.Begin(ctx, a.account, a.caller, a.key, fingerprint(a.r, x.body), x.inputs)
 	if _, told := errors.AsType[*Problem](err); err != nil && !told {
-		over := time.Now().Add(lateRow)
+		proposed, over := x.inputs, time.Now().Add(lateRow)
 		a.server.settleBehind(ctx, func(ctx context.Context) error {
-			noted, err := a.server.config.Idempotency.Withdraw(ctx, a.account, a.caller, a.key)
-			if err == nil && !noted && time.Now().Before(over) {
+			had, err := a.server.config.Idempotency.Withdraw(ctx, a.account, a.caller, a.key, proposed)
+			if err == nil && !had && time.Now().Before(over) {
 				return errNotNoted
 			}
 			return err

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -144,6 +145,29 @@ func TestAKeyIsNotLostWithAnAnswerOfTheStore(t *testing.T) {
 			w.lostFor = 0
 			if answer := w.do(late); answer.Code != 201 {
 				t.Errorf("%d %s", answer.Code, answer.Body)
+			}
+		})
+	})
+	t.Run("of the store's, behind which another run has the request", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			begin := func() error {
+				r := withExchange(httptest.NewRequest(http.MethodPost, create.path, strings.NewReader(create.body)), &exchange{inputs: commands.NewInputs(time.Now())})
+				try := attempt{server: w.server, r: r, account: "acc_1", caller: "c", key: "k"}
+				_, _, err := try.begin(exchangeOf(r))
+				return err
+			}
+			w.lostFor = time.Hour // it never comes to be noted
+			if err := begin(); err == nil {
+				t.Fatal("the first run has the request")
+			}
+			w.lostFor = 0
+			if err := begin(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute) // of synctest's clock
+			if err := begin(); !errors.Is(err, ErrInFlight) {
+				t.Errorf("the second run lost its request to the first one's withdrawal: %v", err)
 			}
 		})
 	})

@@ -23,18 +23,18 @@ import (
 
 // Server answers requests. It holds no state that matters.
 type Server struct {
-	config                               Config
-	logger                               *slog.Logger
-	publicHost                           string
-	followers                            followers
-	cors                                 *cors.Cors             // nil where browsers of other origins are not let in
-	deprecations                         map[string]deprecation // by their items
-	management                           *mux.Router            // what the management API serves
-	agentHost                            *mux.Router            // what agents' own hosts serve
-	gates                                *gates                 // how many requests it works on at a time
-	contract, errorsHTML, errorsMarkdown static
+	config       Config
+	logger       *slog.Logger
+	publicHost   string
+	followers    followers
+	cors         *cors.Cors             // nil where browsers of other origins are not let in
+	deprecations map[string]deprecation // by their items
+	management   *mux.Router            // what the management API serves
+	agentHost    *mux.Router            // what agents' own hosts serve
+	gates        *gates                 // how many requests it works on at a time
+	settling     chan struct{}          // has one for each idempotent request that is settled behind its answer
 
-	settling chan struct{} // has one for each idempotent request that is settled behind its answer
+	contract, errorsHTML, errorsMarkdown static
 }
 
 // New builds the handler of the whole API. It fails where the configuration or openapi.yaml is at fault.
@@ -58,8 +58,8 @@ func newServer(config Config, contract contract) (*Server, error) {
 	}
 	s := &Server{
 		config: config, logger: config.Logger, publicHost: public.Hostname(),
-		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(), contract: newStatic("application/json", contract.json),
-		settling: make(chan struct{}, maxSettling),
+		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(),
+		contract: newStatic("application/json", contract.json), settling: make(chan struct{}, maxSettling),
 	}
 	s.deprecations = map[string]deprecation{}
 	for _, op := range contract.operations {

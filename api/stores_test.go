@@ -123,7 +123,9 @@ func (w *world) Begin(ctx context.Context, account, caller, key string, fingerpr
 		time.AfterFunc(w.lostFor, func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+			if w.kept[name] == nil {
+				w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+			}
 		})
 		return proposed, nil, context.DeadlineExceeded
 	case !ok && w.lost:
@@ -164,11 +166,11 @@ func (w *world) Abandon(_ context.Context, account, caller, key string) error {
 	return nil
 }
 
-func (w *world) Withdraw(ctx context.Context, account, caller, key string) (bool, error) {
+func (w *world) Withdraw(ctx context.Context, account, caller, key string, proposed commands.Inputs) (bool, error) {
 	w.mu.Lock()
-	_, noted := w.kept[account+caller+key]
+	kept := w.kept[account+caller+key]
 	w.mu.Unlock()
-	if !noted {
+	if kept == nil || kept.inputs.Seed != proposed.Seed {
 		return false, nil
 	}
 	return true, w.Abandon(ctx, account, caller, key)

@@ -111,9 +111,8 @@ func (o once) Abandon(ctx context.Context, account, caller, key string) error {
 }
 
 // Withdraw implements api.Idempotency.
-func (o once) Withdraw(ctx context.Context, account, caller, key string) (noted bool, err error) {
-	err = o.store.Abandon(ctx, account, caller, key, o.boot)
-	return err == nil, stillOurs(err)
+func (o once) Withdraw(ctx context.Context, account, caller, key string, proposed commands.Inputs) (had bool, err error) {
+	return o.store.Withdraw(ctx, account, caller, key, o.boot, proposed)
 }
 
 // Forget implements api.Idempotency.

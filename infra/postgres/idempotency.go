@@ -76,7 +76,7 @@ func (s *Idempotency) Begin(ctx context.Context, account, caller, key string, fi
 	if err != nil {
 		return Attempt{}, fmt.Errorf("begin an idempotent request: %w", err)
 	}
-	row := newRow(account, caller, key, fingerprint, boot)
+	row := newRow(account, caller, key, fingerprint, boot, proposed)
 	for range maxBegins {
 		fresh, err := s.insert(ctx, row, dataKey, proposed)
 		if err != nil {
@@ -99,15 +99,15 @@ func (s *Idempotency) Begin(ctx context.Context, account, caller, key string, fi
 // insert claims the key if nobody has it, or if who had it has expired.
 func (s *Idempotency) insert(ctx context.Context, row idempotencyRow, key commands.DataKey, proposed commands.Inputs) (fresh bool, err error) {
 	const query = `
-		INSERT INTO idempotency AS old (account, caller, key_hash, fingerprint, data_key, seed, now, boot, expires)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + interval '24 hours')
+		INSERT INTO idempotency AS old (account, caller, key_hash, fingerprint, data_key, seed, now, boot, run, expires)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + interval '24 hours')
 		ON CONFLICT (account, caller, key_hash) DO UPDATE SET
 			fingerprint = excluded.fingerprint, data_key = excluded.data_key, seed = excluded.seed, now = excluded.now,
-			boot = excluded.boot, started_at = excluded.started_at, expires = excluded.expires,
+			boot = excluded.boot, run = excluded.run, started_at = excluded.started_at, expires = excluded.expires,
 			finished_at = NULL, status = NULL, response = NULL, owner = '', response_key = ''
 		WHERE old.expires <= now()`
 	tag, err := s.pool.Exec(ctx, query, row.account, row.caller, row.keyHash, row.fingerprint, key.ID(),
-		key.Seal(proposed.Seed[:]).Data, proposed.Now, row.boot)
+		key.Seal(proposed.Seed[:]).Data, proposed.Now, row.boot, row.run)
 	return tag.RowsAffected() == 1, err
 }
 
@@ -133,10 +133,10 @@ func (s *Idempotency) continued(ctx context.Context, row idempotencyRow, key com
 		return Attempt{}, false, ErrInFlight
 	}
 	const query = `
-		UPDATE idempotency SET boot = $4
+		UPDATE idempotency SET boot = $4, run = $7
 		WHERE account = $1 AND caller = $2 AND key_hash = $3
 		  AND boot IS NOT DISTINCT FROM $5 AND started_at = $6 AND finished_at IS NULL AND expires > now()`
-	tag, err := s.pool.Exec(ctx, query, row.account, row.caller, row.keyHash, row.boot, found.Boot, found.StartedAt)
+	tag, err := s.pool.Exec(ctx, query, row.account, row.caller, row.keyHash, row.boot, found.Boot, found.StartedAt, row.run)
 	if err != nil || tag.RowsAffected() == 0 {
 		return Attempt{}, false, err // somebody else was quicker
 	}
@@ -189,6 +189,19 @@ func (s *Idempotency) Abandon(ctx context.Context, account, caller, key, boot st
 		UPDATE idempotency SET boot = NULL
 		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND finished_at IS NULL`
 	return s.own(ctx, query, account, caller, hashKey(key), boot)
+}
+
+// Withdraw abandons a request whose Begin failed with these inputs, and reports whether that run has it. Nobody may have told
+// it: a statement that waits for the disk goes on without its client.
+func (s *Idempotency) Withdraw(ctx context.Context, account, caller, key, boot string, proposed commands.Inputs) (had bool, err error) {
+	const query = `
+		UPDATE idempotency SET boot = NULL
+		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND run = $5 AND finished_at IS NULL`
+	err = s.own(ctx, query, account, caller, hashKey(key), boot, runOf(proposed))
+	if errors.Is(err, ErrTakenOver) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Forget drops the request: it came to nothing for good, and the next one with this key is a new one.

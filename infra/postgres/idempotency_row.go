@@ -20,16 +20,19 @@ type idempotencyRow struct {
 	account, caller string
 	keyHash         []byte
 	fingerprint     []byte
-	boot            string
+	boot, run       string
 }
 
-func newRow(account, caller, key string, fingerprint []byte, boot string) idempotencyRow {
+func newRow(account, caller, key string, fingerprint []byte, boot string, proposed commands.Inputs) idempotencyRow {
 	// A client's key is mostly random, and only its hash is kept. Under it as an HMAC key, a fingerprint gives away
 	// nothing about a short message, which a bare hash would to whoever tries all likely ones.
 	mac := hmac.New(sha256.New, []byte(key))
 	mac.Write(fingerprint)
-	return idempotencyRow{account: account, caller: caller, keyHash: hashKey(key), fingerprint: mac.Sum(nil), boot: boot}
+	return idempotencyRow{account: account, caller: caller, keyHash: hashKey(key), fingerprint: mac.Sum(nil), boot: boot, run: runOf(proposed)}
 }
+
+// runOf names one run of a request: each proposes inputs of its own, also where it goes on with those of another.
+func runOf(proposed commands.Inputs) string { return proposed.ID("run") }
 
 func hashKey(key string) []byte {
 	hash := sha256.Sum256([]byte(key))

@@ -264,6 +264,29 @@ func TestIdempotency(t *testing.T) {
 		r.again(t, "boot-2", first)
 	})
 
+	t.Run("a run that was not told withdraws its own request, and not the one that another run of its boot has since", func(t *testing.T) {
+		r.reset(t)
+		withdraw := func(proposed commands.Inputs, want bool) {
+			t.Helper()
+			if had, err := r.Withdraw(t.Context(), "acc_1", "key_1", "idem-1", "boot-1", proposed); err != nil || had != want {
+				t.Errorf("had it: %t, want %t, %v", had, want, err)
+			}
+		}
+		first := r.fresh(t, "boot-1", "a")
+		withdraw(commands.NewInputs(time.Now()), false)
+		if _, _, err := r.begin(t.Context(), "boot-1", "a"); !errors.Is(err, postgres.ErrInFlight) {
+			t.Errorf("not in flight any more: %v", err)
+		}
+		withdraw(first, true)
+		attempt, second, err := r.begin(t.Context(), "boot-1", "a")
+		if err != nil || attempt.Seed != first.Seed {
+			t.Fatalf("not gone on with: %+v, %v", attempt, err)
+		}
+		withdraw(first, false) // the row has the first run's seed, and is the second's
+		withdraw(second, true)
+		r.again(t, "boot-2", first)
+	})
+
 	t.Run("a finished request can be neither finished again nor abandoned", func(t *testing.T) {
 		r.reset(t)
 		r.fresh(t, "boot-1", "a")
