@@ -181,11 +181,12 @@ func addressText(address netip.Addr) string {
 	return address.String()
 }
 
-// short bounds what a client sends along.
+// short bounds what a client sends along, and takes out keys before it cuts: half a key would not be known as one.
 func short(text string) string {
 	const most = 256
 	if !printable(text) {
 		return ""
 	}
+	text = projections.RedactText(text)
 	return strings.ToValidUTF8(text[:min(len(text), most)], "") // the cut may lie within a character
 }

@@ -81,6 +81,11 @@ func TestTheLogKnowsWhoAskedWhatAndWhatCameOfIt(t *testing.T) {
 	if len(w.records) != logged {
 		t.Error("requests of nobody were logged")
 	}
+	told := strings.Repeat("x", 230) + " " + key
+	w.do(request{method: "GET", path: "/api/me", key: key, header: map[string]string{"X-Request-Id": told, "User-Agent": told}})
+	if line := w.last(); strings.Contains(line.ClientRequestID+line.UserAgent, key[:20]) || len(line.UserAgent) < 240 {
+		t.Errorf("a key is kept: %q %q", line.ClientRequestID, line.UserAgent)
+	}
 	large := `{"name":"a","model":"m","instructions":"` + strings.Repeat("x", 100_000) + `"}`
 	w.do(request{method: "POST", path: "/api/agents", body: large, key: key})
 	if body := w.last().RequestBody; !body.Truncated || len(body.Text) != maxLoggedBytes || body.Bytes != int64(len(large)) {

@@ -60,12 +60,7 @@ func TestAPostgresThatHasLostCommitsIsNotServedFromUntilItHasThemAgain(t *testin
 	if asked < 50 {
 		t.Errorf("only %d times did anybody ask", asked)
 	}
-	for _, node := range in.nodes[:2] {
-		says := readyzOf(t, node)
-		if says.status != http.StatusServiceUnavailable || !strings.Contains(string(says.body), "another server than before") {
-			t.Errorf("readyz: %d %s", says.status, says.body)
-		}
-	}
+	areUnreadyForAnotherServer(t, in.nodes[:2])
 	in.goOn()
 	for _, node := range []*client{a, b} {
 		if got := node.with(revoked.Key).must(http.StatusUnauthorized, "GET", "/api/me", nil); got.code() != "revoked_api_key" {
@@ -94,6 +89,17 @@ func mustRun(t testing.TB, name string, args ...string) {
 	t.Helper()
 	if output, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", name, err, output)
+	}
+}
+
+// areUnreadyForAnotherServer says that nodes do not trust the Postgres that they met.
+func areUnreadyForAnotherServer(t *testing.T, nodes []*process) {
+	t.Helper()
+	for _, node := range nodes {
+		says := readyzOf(t, node)
+		if says.status != http.StatusServiceUnavailable || !strings.Contains(string(says.body), "another server than before") {
+			t.Errorf("readyz: %d %s", says.status, says.body)
+		}
 	}
 }
 

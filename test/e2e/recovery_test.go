@@ -56,12 +56,7 @@ func TestAPostgresThatRecoveredIsNotServedFromUntilItHasFoldedTheLog(t *testing.
 	if len(codes) != 1 || codes["503 unavailable"] < 100 {
 		t.Error("a node answered from a Postgres that had lost commits, or nobody asked")
 	}
-	for _, node := range in.nodes[:2] {
-		says := readyzOf(t, node)
-		if says.status != http.StatusServiceUnavailable || !strings.Contains(string(says.body), "another server than before") {
-			t.Errorf("readyz: %d %s", says.status, says.body)
-		}
-	}
+	areUnreadyForAnotherServer(t, in.nodes[:2])
 	in.goOn()
 	for _, node := range []*client{a, b} {
 		if got := node.with(revoked.Key).must(http.StatusUnauthorized, "GET", "/api/me", nil); got.code() != "revoked_api_key" {
