@@ -115,19 +115,28 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 // ServeHTTP is the first part of the path, which every request takes: an id, the request log's line, a net under
 // panics, the host, the route.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	now := s.config.Clock()
-	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
-	r = s.startSpan(w, withExchange(r, x), x)
-	w.Header().Set("X-Request-Id", x.id)
-	capture := s.startCapture(w, r, x, now)
+	capture := s.receive(w, r)
+	r = capture.request
 	defer capture.finish()
 	defer s.recover(capture, r)
 
 	if s.cors == nil {
 		s.route(capture, r)
-		return
+	} else {
+		s.cors.ServeHTTP(capture, r, s.route)
 	}
-	s.cors.ServeHTTP(capture, r, s.route)
+	if rest := capture.x.rest; rest != nil {
+		rest()
+	}
+}
+
+// receive begins an exchange.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request) *capture {
+	now := s.config.Clock()
+	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
+	r = s.startSpan(w, withExchange(r, x), x)
+	w.Header().Set("X-Request-Id", x.id)
+	return s.startCapture(w, r, x, now)
 }
 
 // route finds the host and the route.
@@ -146,9 +155,6 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.agentHost.ServeHTTP(w, r)
 	default:
 		s.management.ServeHTTP(w, r)
-	}
-	if x.rest != nil {
-		x.rest()
 	}
 }
 
