@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -81,16 +82,32 @@ func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller
 	case until != nil && !now.Before(*until), caller.ExpiresAt != nil && !now.Before(*caller.ExpiresAt):
 		return problem("expired_api_key")
 	case !fromAllowed(caller.IPAllow, x.client):
-		return problem("ip_not_allowed")
+		return fromElsewhere(x.client)
 	case caller.Suspended:
 		return problem("account_suspended")
 	case op.scope != "" && !caller.Grant().Has(op.scope):
-		p := problem("missing_scope")
-		p.Details = map[string]any{"scope": string(op.scope)}
-		return p
+		return &Problem{
+			Code: "missing_scope", Details: map[string]any{"scope": string(op.scope)},
+			English: fmt.Sprintf("The key lacks the scope %s, which this needs.", op.scope), Spanish: fmt.Sprintf("A la clave le falta el permiso %s, que esto necesita.", op.scope),
+		}
 	}
 	s.config.KeyUses.Used(caller.PublicID, now)
 	return nil
+}
+
+// fromElsewhere tells a caller which address they are taken to come from: behind proxies it is not the one they think.
+func fromElsewhere(client netip.Addr) *Problem {
+	if !client.IsValid() {
+		return &Problem{
+			Code:    "ip_not_allowed",
+			English: "The key may be used from some addresses only, and it cannot be told from which one this request comes.",
+			Spanish: "La clave solo puede usarse desde ciertas direcciones, y no se sabe desde cuál llega esta solicitud.",
+		}
+	}
+	return &Problem{
+		Code: "ip_not_allowed", Details: map[string]any{"address": client.String()},
+		English: fmt.Sprintf("The key may not be used from %s.", client), Spanish: fmt.Sprintf("La clave no puede usarse desde %s.", client),
+	}
 }
 
 // opens reports whether a hash is one of the key's, and when the grace ends of the earlier secret that it is of.

@@ -101,7 +101,7 @@ func TestWhatAConversationSaysIsLoggedUnderItsOwnKeyOrNotAtAll(t *testing.T) {
 		!strings.Contains(string(line.RequestBody.Text), "sorrow") {
 		t.Errorf("%+v", line)
 	}
-	for _, err := range []error{domain.Refuse("conversation_busy", "busy"), commands.ErrUnknownOutcome} {
+	for _, err := range []error{domain.Refuse("conversation_busy", "busy", "ocupada"), commands.ErrUnknownOutcome} {
 		w.send = func(context.Context, commands.Turn) (commands.Reply, error) { return commands.Reply{}, err }
 		w.do(chat)
 		if line := w.last(); strings.Contains(whole(line), "sorrow") || line.ErrorCode == "" || line.RequestBody.Bytes == 0 {

@@ -19,9 +19,9 @@ type Entry struct {
 // catalogue lists the codes by status. A code is never renamed or given another meaning.
 var catalogue = []Entry{
 	{"invalid_request", http.StatusBadRequest, InvalidRequestError, false, "The request is not valid.", "La solicitud no es válida.",
-		"`param` names the field, parameter or header at fault. Unknown fields and query parameters are refused too."},
+		"`param` names the field, parameter or header at fault, `message` says what it must be. Unknown fields and query parameters are refused too."},
 
-	{"missing_api_key", http.StatusUnauthorized, AuthenticationError, false, "No API key was sent.", "No se envió ninguna clave de API.",
+	{"missing_api_key", http.StatusUnauthorized, AuthenticationError, false, "No API key was sent. It goes into the header Authorization, as Bearer ha_….", "No se envió ninguna clave de API. Va en el encabezado Authorization, como Bearer ha_….",
 		"Send `Authorization: Bearer ha_…`."},
 	{"invalid_api_key", http.StatusUnauthorized, AuthenticationError, false, "This is not a key of ours.", "Esta clave no es nuestra.",
 		"Check that the key was copied whole."},
@@ -35,7 +35,7 @@ var catalogue = []Entry{
 	{"agent_not_allowed", http.StatusForbidden, PermissionError, false, "The key is bound to other agents.", "La clave está limitada a otros agentes.",
 		"Use a key that is bound to this agent, or to none."},
 	{"ip_not_allowed", http.StatusForbidden, PermissionError, false, "The key may not be used from this address.", "La clave no puede usarse desde esta dirección.",
-		"Call from an address within the key's `ipAllow`. Behind proxies the installation must name them in `NIDO_TRUSTED_PROXIES`."},
+		"Call from an address within the key's `ipAllow`; `details.address` is the one that this request came from, as far as the installation can tell. Behind proxies the installation must name them in `NIDO_TRUSTED_PROXIES`."},
 	{"account_suspended", http.StatusForbidden, PermissionError, false, "The account is suspended.", "La cuenta está suspendida.",
 		"Ask whoever runs this installation."},
 	{"grant_exceeded", http.StatusForbidden, PermissionError, false, "A key cannot hand out more than it has itself.", "Una clave no puede otorgar más de lo que tiene.",
@@ -90,7 +90,7 @@ var catalogue = []Entry{
 
 	{"payload_too_large", http.StatusRequestEntityTooLarge, InvalidRequestError, false, "The body has more than 1 MiB.", "El cuerpo supera 1 MiB.",
 		"Send less."},
-	{"unsupported_media_type", http.StatusUnsupportedMediaType, InvalidRequestError, false, "The body must be application/json.", "El cuerpo debe ser application/json.",
+	{"unsupported_media_type", http.StatusUnsupportedMediaType, InvalidRequestError, false, "The body must be JSON, with Content-Type: application/json.", "El cuerpo debe ser JSON, con Content-Type: application/json.",
 		"Send `Content-Type: application/json`, uncompressed."},
 	{"idempotency_key_reused", http.StatusUnprocessableEntity, InvalidRequestError, false, "This Idempotency-Key was used for another request.", "Esta Idempotency-Key ya se usó para otra solicitud.",
 		"Use a new key for every new request."},
@@ -112,7 +112,7 @@ var catalogue = []Entry{
 	{"upstream_error", http.StatusBadGateway, UpstreamError, true, "The model provider failed.", "El proveedor del modelo falló.",
 		"Send the message again."},
 	{"upstream_rejected", http.StatusBadGateway, UpstreamError, false, "The model provider refused the request.", "El proveedor del modelo rechazó la solicitud.",
-		"Check the agent's settings: model, instructions, limits."},
+		"Check the agent's settings: model, instructions, limits. If they are right, whoever runs this installation has to look at the provider's key."},
 	{"model_not_found", http.StatusBadGateway, UpstreamError, false, "The model provider does not know the agent's model.", "El proveedor no conoce el modelo del agente.",
 		"Change the agent's `model`."},
 	{"interrupted", http.StatusBadGateway, UpstreamError, true, "The turn was interrupted before the reply was whole.", "El turno se interrumpió antes de completar la respuesta.",

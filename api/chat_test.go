@@ -59,12 +59,12 @@ func TestATurnThatWasOvertakenLooksAgain(t *testing.T) {
 	if got := answer(commands.ErrStale, commands.ErrStale); got.Code != 200 || len(w.turns) != 3 || w.turns[0].Conversation != w.turns[2].Conversation {
 		t.Errorf("%d after %d tries", got.Code, len(w.turns))
 	}
-	w.refused(answer(commands.ErrStale, domain.Refuse("conversation_busy", "busy")), 409, "conversation_busy")
+	w.refused(answer(commands.ErrStale, domain.Refuse("conversation_busy", "busy", "ocupada")), 409, "conversation_busy")
 	stale := commands.ErrStale
 	w.refused(answer(stale, stale, stale, stale, stale, stale), 409, "conflict")
 	for code, status := range map[string]int{"upstream_error": 502, "upstream_timeout": 504, "upstream_rate_limited": 503, "model_not_found": 502, "interrupted": 502} {
 		w.refused(answer(&commands.ModelError{Code: code, Err: errors.New("said the provider")}), status, code)
-		w.refused(answer(&commands.ModelError{Code: code, Err: domain.Refuse("turn_closed", "it has ended")}), status, code)
+		w.refused(answer(&commands.ModelError{Code: code, Err: domain.Refuse("turn_closed", "it has ended", "terminó")}), status, code)
 	}
 	w.refused(answer(commands.ErrUnknownOutcome), 503, "unknown_outcome")
 }
@@ -287,7 +287,7 @@ func TestAMessageWaitsForItsConversationWhereItAsksTo(t *testing.T) {
 		w.turns, w.counted = nil, nil
 		w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
 			if len(w.turns) <= n {
-				return commands.Reply{}, domain.Refuse("conversation_busy", "busy")
+				return commands.Reply{}, domain.Refuse("conversation_busy", "busy", "ocupada")
 			}
 			return commands.Reply{ConversationID: turn.Conversation, MessageID: "msg_1", CreatedAt: noon}, nil
 		}
@@ -322,7 +322,7 @@ func TestAMessageWaitsForItsConversationWhereItAsksTo(t *testing.T) {
 			caller.RevokedAt = new(noon)
 			w.callers[id] = caller
 		}
-		return commands.Reply{}, domain.Refuse("conversation_busy", "busy")
+		return commands.Reply{}, domain.Refuse("conversation_busy", "busy", "ocupada")
 	}
 	w.refused(w.do(chat), 401, "revoked_api_key")
 	if len(w.turns) != 1 {

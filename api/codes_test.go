@@ -91,7 +91,7 @@ var causes = map[string]cause{
 	"agent_not_allowed": as(func(c *projections.Caller) { c.AgentIDs = []string{"agt_2"} }),
 	"ip_not_allowed":    as(func(c *projections.Caller) { c.IPAllow = []string{"203.0.113.0/24"} }),
 	"account_suspended": as(func(c *projections.Caller) { c.Suspended = true }),
-	"grant_exceeded":    refusing(domain.RefuseField("scopes", "grant_exceeded", "a key cannot hand out more than it has itself: admin")),
+	"grant_exceeded":    refusing(domain.RefuseField("scopes", "grant_exceeded", "a key cannot hand out more than it has itself: admin", "una clave no puede otorgar más de lo que tiene: admin")),
 	"not_found":         asking("GET", "/nowhere", ""),
 	"host_not_found": func(w *world) request {
 		return request{method: "POST", path: "/api/v1/chat", host: "nadie.nido.test", body: `{"message":"hola"}`, key: w.key(accountScopes)}
@@ -111,13 +111,13 @@ var causes = map[string]cause{
 		w.agents["agt_1"] = agent
 		return as(func(*projections.Caller) {})(w)
 	},
-	"slug_taken":             refusing(domain.RefuseField("slug", "slug_taken", "the slug is taken")),
-	"key_revoked":            refusing(domain.RefuseField("id", "key_revoked", "a revoked key cannot be rotated; issue another")),
-	"account_exists":         refusing(domain.Refuse("account_exists", "this account has been opened already")),
-	"account_erased":         refusing(domain.Refuse("account_erased", "the account has been erased")),
-	"conversation_erased":    answering(domain.Refuse("conversation_erased", "the conversation has been erased")),
-	"conversation_busy":      answering(domain.Refuse("conversation_busy", "the agent is still answering")),
-	"turn_closed":            answering(domain.Refuse("turn_closed", "this turn has ended already")),
+	"slug_taken":             refusing(domain.RefuseField("slug", "slug_taken", "the slug is taken", "el slug ya está en uso")),
+	"key_revoked":            refusing(domain.RefuseField("id", "key_revoked", "a revoked key cannot be rotated; issue another", "una clave revocada no se puede rotar; hay que emitir otra")),
+	"account_exists":         refusing(domain.Refuse("account_exists", "this account has been opened already", "esta cuenta ya fue abierta")),
+	"account_erased":         refusing(domain.Refuse("account_erased", "the account has been erased", "la cuenta fue borrada")),
+	"conversation_erased":    answering(domain.Refuse("conversation_erased", "the conversation has been erased", "la conversación fue borrada")),
+	"conversation_busy":      answering(domain.Refuse("conversation_busy", "the agent is still answering", "el agente todavía responde")),
+	"turn_closed":            answering(domain.Refuse("turn_closed", "this turn has ended already", "este turno ya terminó")),
 	"conflict":               refusing(commands.ErrConflict),
 	"idempotency_in_flight":  underKey(keptAnswer{inFlight: true}),
 	"idempotency_key_reused": underKey(keptAnswer{fingerprint: []byte("another request's"), inFlight: true}),

@@ -61,7 +61,7 @@ func readObject(decoder *json.Decoder, path []string) (any, error) {
 		here := append(path, name)
 		if _, twice := object[name]; twice {
 			field := strings.Join(here, ".")
-			return nil, invalid(field, field+" is there twice.", field+" está dos veces.")
+			return nil, repeated(field)
 		}
 		if object[name], err = readValue(decoder, here); err != nil {
 			return nil, err
@@ -86,20 +86,20 @@ func readArray(decoder *json.Decoder, path []string) (any, error) {
 
 // otherLetters finds a field that differs from one of its schema's by its letters' case only. Where unknown fields are
 // passed over, it would be decoded as that one without having been checked.
-func otherLetters(schema *openapi3.Schema, value any, path []string) (string, bool) {
+func otherLetters(schema *openapi3.Schema, value any, path []string) (field, name string, found bool) {
 	switch value := value.(type) {
 	case map[string]any:
 		for name, inner := range value {
 			here := append(path, name)
 			if property := schema.Properties[name]; property != nil {
-				if field, found := otherLetters(property.Value, inner, here); found {
-					return field, true
+				if field, name, found := otherLetters(property.Value, inner, here); found {
+					return field, name, true
 				}
 				continue
 			}
 			for known := range schema.Properties {
 				if strings.EqualFold(known, name) {
-					return strings.Join(here, "."), true
+					return strings.Join(here, "."), known, true
 				}
 			}
 		}
@@ -108,10 +108,10 @@ func otherLetters(schema *openapi3.Schema, value any, path []string) (string, bo
 			if schema.Items == nil {
 				break
 			}
-			if field, found := otherLetters(schema.Items.Value, item, append(path, fmt.Sprint(i))); found {
-				return field, true
+			if field, name, found := otherLetters(schema.Items.Value, item, append(path, fmt.Sprint(i))); found {
+				return field, name, true
 			}
 		}
 	}
-	return "", false
+	return "", "", false
 }

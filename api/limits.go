@@ -73,14 +73,16 @@ func limited(verdict quota.Verdict) *Problem {
 		quota.Key: {"This key", "Esta clave"}, quota.Agent: {"This agent", "Este agente"},
 		quota.AgentDay: {"This agent", "Este agente"}, quota.Day: {"The account", "La cuenta"},
 	}[rule.Policy]
-	english, spanish := " in any 60 seconds", " cada 60 segundos"
+	seconds := wholeSeconds(verdict.RetryAfter)
+	english := fmt.Sprintf("%s has had its %d requests of the last 60 seconds. There is room again in %d seconds.", whose[0], rule.Limit, seconds)
+	spanish := fmt.Sprintf("%s ya usó sus %d solicitudes de los últimos 60 segundos. Vuelve a haber lugar en %d segundos.", whose[1], rule.Limit, seconds)
 	if rule.Policy.Daily() {
-		english, spanish = " a day", " por día"
+		english = fmt.Sprintf("%s has had its %d requests of today. The next day begins at midnight UTC, in %d seconds.", whose[0], rule.Limit, seconds)
+		spanish = fmt.Sprintf("%s ya usó sus %d solicitudes de hoy. El día siguiente comienza a medianoche UTC, en %d segundos.", whose[1], rule.Limit, seconds)
 	}
 	return &Problem{
 		Code: "rate_limited", RetryAfter: verdict.RetryAfter,
-		English: fmt.Sprintf("%s has had its %d requests%s.", whose[0], rule.Limit, english),
-		Spanish: fmt.Sprintf("%s ya usó sus %d solicitudes%s.", whose[1], rule.Limit, spanish),
+		English: english, Spanish: spanish,
 		Details: map[string]any{
 			"policy": string(rule.Policy), "limit": rule.Limit, "windowSeconds": rule.Policy.WindowSeconds(), "retryAfterMs": wait,
 		},

@@ -52,7 +52,7 @@ func TestARequestTooManyIsToldWhenToComeAgain(t *testing.T) {
 	key := w.key(accountScopes)
 	answer := chatOnce(w, key)
 	body := w.refused(answer, 429, "rate_limited")
-	if !body.Retryable || body.Type != RateLimitError || body.Message != "This key has had its 300 requests in any 60 seconds." {
+	if !body.Retryable || body.Type != RateLimitError || body.Message != "This key has had its 300 requests of the last 60 seconds. There is room again in 21 seconds." {
 		t.Errorf("%+v", body)
 	}
 	if body.Details["policy"] != "key" || body.Details["limit"] != 300.0 || body.Details["retryAfterMs"] != 20751.0 {
@@ -73,7 +73,7 @@ func TestARequestTooManyIsToldWhenToComeAgain(t *testing.T) {
 		t.Error("a turn began all the same")
 	}
 	spanish := w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a"}`, key: key, header: map[string]string{"Accept-Language": "es"}})
-	if body := w.refused(spanish, 429, "rate_limited"); body.Message != "Esta clave ya usó sus 300 solicitudes cada 60 segundos." {
+	if body := w.refused(spanish, 429, "rate_limited"); body.Message != "Esta clave ya usó sus 300 solicitudes de los últimos 60 segundos. Vuelve a haber lugar en 21 segundos." {
 		t.Errorf("%s", body.Message)
 	}
 }

@@ -110,7 +110,11 @@ func (s *Server) completion(w http.ResponseWriter, r *http.Request, whom func(Co
 func asModel(err error, x *exchange) error {
 	p, ok := errors.AsType[*Problem](err)
 	if ok && x.slug == "" && (p.Code == "host_not_found" || p.Code == "agent_not_found") {
-		return &Problem{Code: "agent_not_found", Field: "model"}
+		return &Problem{
+			Code: "agent_not_found", Field: "model",
+			English: "There is no agent with this slug or id. model names an agent here; GET /openai/v1/models lists them.",
+			Spanish: "No existe un agente con este slug o id. Aquí model nombra un agente; GET /openai/v1/models los lista.",
+		}
 	}
 	return err
 }
@@ -136,7 +140,7 @@ func (in CompletionRequest) turn() (commands.Turn, error) {
 			said = append(said, commands.Message{Role: commands.Role(message.Role), Text: text})
 		default:
 			field := fmt.Sprintf("messages.%d.role", i)
-			return turn, invalid(field, "Agents call no tools of the client.", "Los agentes no llaman herramientas del cliente.")
+			return turn, invalid(field, "Agents call no tools of the client, so there are no messages of tools.", "Los agentes no llaman herramientas del cliente, así que no hay mensajes de herramientas.")
 		}
 	}
 	last := len(said) - 1
@@ -154,10 +158,11 @@ func (in CompletionRequest) turn() (commands.Turn, error) {
 	}
 	named, isNamed := in.Metadata[conversationOf]
 	if isNamed && !conversationID.MatchString(named) {
-		return turn, invalid("metadata."+conversationOf, "A conversation's id matches "+conversationID.String()+".", "El id de una conversación cumple "+conversationID.String()+".")
+		words := patterns[conversationID.String()]
+		return turn, invalid("metadata."+conversationOf, "metadata."+conversationOf+" "+words[0]+".", "metadata."+conversationOf+" "+words[1]+".")
 	}
 	if onBusy, said := in.Metadata[onBusyOf]; said && onBusy != "queue" && onBusy != "refuse" {
-		return turn, invalid("metadata."+onBusyOf, "on_busy is queue or refuse.", "on_busy es queue o refuse.")
+		return turn, invalid("metadata."+onBusyOf, "metadata.on_busy must be one of: queue, refuse.", "metadata.on_busy debe ser uno de: queue, refuse.")
 	}
 	if !isNamed || last > 0 {
 		turn.Given = append([]commands.Message{}, said[:last]...)
@@ -196,7 +201,7 @@ func (m CompletionText) text(place int) (string, error) {
 	for i, part := range parts {
 		if part.Type != "text" && part.Type != "input_text" && part.Type != "output_text" {
 			field := fmt.Sprintf("messages.%d.content.%d.type", place, i)
-			return "", invalid(field, "Agents read text only.", "Los agentes solo leen texto.")
+			return "", invalid(field, "Agents read text only: parts of the type text.", "Los agentes solo leen texto: partes del tipo text.")
 		}
 		text.WriteString(part.Text)
 	}

@@ -234,8 +234,8 @@ func TestErrorsOfTheWriteSideBecomeTheirStatus(t *testing.T) {
 		status int
 		code   string
 	}{
-		{domain.RefuseField("slug", "slug_taken", "the slug is taken"), 409, "slug_taken"},
-		{domain.Refuse("a_code_that_nobody_listed", "no"), 500, "internal_error"},
+		{domain.RefuseField("slug", "slug_taken", "the slug is taken", "el slug ya está en uso"), 409, "slug_taken"},
+		{domain.Refuse("a_code_that_nobody_listed", "no", "no"), 500, "internal_error"},
 		{commands.ErrConflict, 409, "conflict"},
 		{errors.Join(errors.New("append"), commands.ErrUnknownOutcome), 503, "unknown_outcome"},
 		{errors.Join(errors.New("load"), commands.ErrUnavailable, context.DeadlineExceeded), 503, "unavailable"},
@@ -269,16 +269,29 @@ func TestErrorsOfTheWriteSideBecomeTheirStatus(t *testing.T) {
 func TestErrorsSpeakTheCallersLanguageAndFormat(t *testing.T) {
 	w := newWorld(t)
 	spanish := w.do(request{method: "GET", path: "/api/me", header: map[string]string{"Accept-Language": "fr, es-AR;q=0.9, en;q=0.5"}})
-	if message := w.refused(spanish, 401, "missing_api_key").Message; message != "No se envió ninguna clave de API." {
+	if message := w.refused(spanish, 401, "missing_api_key").Message; message != entries["missing_api_key"].Spanish {
 		t.Error(message)
 	}
 	english := w.do(request{method: "GET", path: "/api/me", header: map[string]string{"Accept-Language": "es;q=0, de"}})
-	if message := w.refused(english, 401, "missing_api_key").Message; message != "No API key was sent." {
+	if message := w.refused(english, 401, "missing_api_key").Message; message != entries["missing_api_key"].English {
 		t.Error(message)
 	}
-	problem := w.do(request{method: "GET", path: "/api/me", header: map[string]string{"Accept": "application/problem+json"}})
-	if problem.Code != 401 || problem.Header().Get("Content-Type") != "application/problem+json" || !strings.Contains(problem.Body.String(), `"code":"missing_api_key"`) {
-		t.Errorf("%v %s", problem.Header(), problem.Body)
+	for accept, media := range map[string]string{
+		"application/problem+json":                               "application/problem+json",
+		"Application/Problem+JSON; charset=utf-8":                "application/problem+json",
+		"application/json, application/problem+json":             "application/problem+json",
+		"application/json;q=0.5, application/problem+json;q=0.9": "application/problem+json",
+		"application/json, application/problem+json;q=0.5":       "application/json",
+		"application/problem+json;q=0":                           "application/json",
+		"application/problem+jsonish":                            "application/json",
+		"*/*":                                                    "application/json",
+		"text/event-stream":                                      "application/json",
+		"":                                                       "application/json",
+	} {
+		answer := w.do(request{method: "GET", path: "/api/me", header: map[string]string{"Accept": accept}})
+		if answer.Code != 401 || answer.Header().Get("Content-Type") != media || !strings.Contains(answer.Body.String(), `"code":"missing_api_key"`) {
+			t.Errorf("%q gets %v %s", accept, answer.Header(), answer.Body)
+		}
 	}
 }
 

@@ -9,11 +9,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nidohq/nido/commands"
 	"github.com/nidohq/nido/domain"
@@ -76,7 +79,7 @@ func explain(ctx context.Context, err error) *Problem {
 		return code("upstream_error")
 	// Behind the model's: a turn that somebody else has ended fails for its caller, whatever refused its own end.
 	case isRefusal && entries[refusal.Code].Code != "":
-		return &Problem{Code: refusal.Code, Field: refusal.Field, English: sentence(refusal.Message)}
+		return &Problem{Code: refusal.Code, Field: refusal.Field, English: sentence(refusal.Message, refusal.Field), Spanish: sentence(refusal.Spanish, refusal.Field)}
 	case tooLarge:
 		return code("payload_too_large")
 	case isBadType:
@@ -147,12 +150,16 @@ func notJSON(cause error) *Problem {
 	return p
 }
 
-// sentence makes a refusal's words a sentence.
-func sentence(words string) string {
-	if words == "" || strings.HasSuffix(words, ".") {
-		return words
+// sentence makes a refusal's words a sentence. One that begins with the field at fault leaves it as it is written.
+func sentence(words, field string) string {
+	if words == "" {
+		return ""
 	}
-	return words + "."
+	if field == "" || !strings.HasPrefix(words, field) {
+		first, size := utf8.DecodeRuneInString(words)
+		words = string(unicode.ToUpper(first)) + words[size:]
+	}
+	return strings.TrimSuffix(words, ".") + "."
 }
 
 // refuse answers with an error.
@@ -230,9 +237,6 @@ func (s *Server) ourEnvelope(r *http.Request, x *exchange, entry Entry, p *Probl
 	message := cmp.Or(p.English, entry.English)
 	if language(r.Header.Get("Accept-Language")) == "es" {
 		message = cmp.Or(p.Spanish, entry.Spanish)
-		if p.Spanish == "" && p.Field != "" {
-			message = strings.TrimSuffix(message, ".") + ": " + p.Field + "."
-		}
 	}
 	details := map[string]any{}
 	for key, value := range p.Details {
@@ -252,8 +256,27 @@ func (s *Server) ourEnvelope(r *http.Request, x *exchange, entry Entry, p *Probl
 	}}
 }
 
-// wantsProblem reports whether the client names RFC 9457's type.
-func wantsProblem(accept string) bool { return strings.Contains(accept, "application/problem+json") }
+// wantsProblem reports whether the client names RFC 9457's type, and does not like plain JSON better.
+func wantsProblem(accept string) bool {
+	plain, wanted := 0.0, 0.0
+	for part := range strings.SplitSeq(accept, ",") {
+		media, parameters, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		liked := 1.0
+		if q, said := parameters["q"]; said {
+			liked = quality("q=" + q)
+		}
+		switch media {
+		case "application/problem+json":
+			wanted = max(wanted, liked)
+		case "application/json":
+			plain = max(plain, liked)
+		}
+	}
+	return wanted > 0 && wanted >= plain
+}
 
 // language picks the first of the languages that we speak, by quality. English is the default.
 func language(accept string) string {

@@ -67,9 +67,14 @@ func (s *Server) checkBodyHeaders(r *http.Request, op *operation) error {
 		return nil
 	}
 	media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	charset := strings.ToLower(parameters["charset"])
-	if err != nil || media != "application/json" || (charset != "" && charset != "utf-8") || r.Header.Get("Content-Encoding") != "" {
+	charset, coding := strings.ToLower(parameters["charset"]), strings.ToLower(r.Header.Get("Content-Encoding"))
+	switch {
+	case err != nil, media != "application/json":
 		return problem("unsupported_media_type")
+	case charset != "" && charset != "utf-8":
+		return &Problem{Code: "unsupported_media_type", Field: "Content-Type", English: "The body must be in UTF-8.", Spanish: "El cuerpo debe estar en UTF-8."}
+	case coding != "" && coding != "identity":
+		return &Problem{Code: "unsupported_media_type", Field: "Content-Encoding", English: "The body must not be compressed.", Spanish: "El cuerpo no debe estar comprimido."}
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -103,8 +102,8 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 		}
 		return nil
 	})
-	for _, router := range []*mux.Router{s.management, s.agentHost} {
-		router.NotFoundHandler = s.refusing(func(*http.Request) error { return problem("not_found") })
+	for router, other := range map[*mux.Router]*mux.Router{s.management: s.agentHost, s.agentHost: s.management} {
+		router.NotFoundHandler = s.refusing(func(r *http.Request) error { return s.nowhere(r, other) })
 		router.MethodNotAllowedHandler = s.refusing(func(r *http.Request) error {
 			return problem("method_not_allowed").with("Allow", strings.Join(allowed(router, r), ", "))
 		})
@@ -115,28 +114,19 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 // ServeHTTP is the first part of the path, which every request takes: an id, the request log's line, a net under
 // panics, the host, the route.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	capture := s.receive(w, r)
-	r = capture.request
+	now := s.config.Clock()
+	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
+	r = s.startSpan(w, withExchange(r, x), x)
+	w.Header().Set("X-Request-Id", x.id)
+	capture := s.startCapture(w, r, x, now)
 	defer capture.finish()
 	defer s.recover(capture, r)
 
 	if s.cors == nil {
 		s.route(capture, r)
-	} else {
-		s.cors.ServeHTTP(capture, r, s.route)
+		return
 	}
-	if rest := capture.x.rest; rest != nil {
-		rest()
-	}
-}
-
-// receive begins an exchange.
-func (s *Server) receive(w http.ResponseWriter, r *http.Request) *capture {
-	now := s.config.Clock()
-	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
-	r = s.startSpan(w, withExchange(r, x), x)
-	w.Header().Set("X-Request-Id", x.id)
-	return s.startCapture(w, r, x, now)
+	s.cors.ServeHTTP(capture, r, s.route)
 }
 
 // route finds the host and the route.
@@ -155,6 +145,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.agentHost.ServeHTTP(w, r)
 	default:
 		s.management.ServeHTTP(w, r)
+	}
+	if x.rest != nil {
+		x.rest()
 	}
 }
 
@@ -247,36 +240,4 @@ func (s *Server) recover(w *capture, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	s.refuse(w, r, &Problem{Code: "internal_error", cause: errors.New("panic")})
-}
-
-func (s *Server) refusing(err func(*http.Request) error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.refuse(w, r, err(r)) })
-}
-
-// refuseParameter answers a parameter that the generated binding could not read.
-func (s *Server) refuseParameter(w http.ResponseWriter, r *http.Request, err error) {
-	name := "parameter"
-	if bad, ok := errors.AsType[*InvalidParamFormatError](err); ok {
-		name = bad.ParamName
-	} else if missing, ok := errors.AsType[*RequiredParamError](err); ok {
-		name = missing.ParamName
-	} else if many, ok := errors.AsType[*TooManyValuesForParamError](err); ok {
-		name = many.ParamName
-	}
-	s.refuse(w, r, invalid(name, name+" is not valid.", name+" no es válido."))
-}
-
-// allowed lists the methods that a path has.
-func allowed(router *mux.Router, r *http.Request) []string {
-	var methods []string
-	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete} {
-		probe := r.Clone(r.Context())
-		probe.Method = method
-		var match mux.RouteMatch
-		if router.Match(probe, &match) && match.MatchErr == nil && match.Route != nil {
-			methods = append(methods, method)
-		}
-	}
-	slices.Sort(methods)
-	return methods
 }

@@ -278,7 +278,7 @@ func TestARepeatedStreamFollowsTheTurnThatItBegan(t *testing.T) {
 	w.refused(w.do(in), 422, "idempotency_key_reused")
 
 	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
-		return commands.Reply{}, domain.Refuse("conversation_busy", "busy")
+		return commands.Reply{}, domain.Refuse("conversation_busy", "busy", "ocupada")
 	}
 	in.header = map[string]string{"Idempotency-Key": "busy"}
 	w.refused(w.do(in), 409, "conversation_busy")

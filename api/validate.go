@@ -10,7 +10,6 @@ package api
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -60,7 +59,7 @@ func validate(r *http.Request, op *operation, body []byte) error {
 	}
 	for _, parameter := range op.parameters {
 		if err := openapi3filter.ValidateParameter(r.Context(), input, parameter.Value); err != nil {
-			return violation(parameter.Value.Name, err)
+			return violation(parameter.Value, err)
 		}
 	}
 	return validateBody(op, body)
@@ -78,9 +77,11 @@ func validateQuery(r *http.Request, op *operation) error {
 	for name, values := range parameters {
 		switch {
 		case !slices.Contains(op.query, name):
-			return unknownField(name)
-		case len(values) > 1, !printable(values[0]):
-			return invalid(name, name+" is not valid.", name+" no es válido.")
+			return unknownParameter(name, op.query)
+		case len(values) > 1:
+			return repeated(name)
+		case !printable(values[0]):
+			return invalid(name, name+" must be printable text in UTF-8.", name+" debe ser texto imprimible en UTF-8.")
 		}
 	}
 	return nil
@@ -101,12 +102,12 @@ func validateBody(op *operation, body []byte) error {
 		return err
 	}
 	if op.openAI { // elsewhere such a field is unknown, and refused as that
-		if field, found := otherLetters(op.body, value, nil); found {
-			return unknownField(field)
+		if field, name, found := otherLetters(op.body, value, nil); found {
+			return misspelt(field, name)
 		}
 	}
 	if err := op.body.VisitJSON(value, openapi3.VisitAsRequest(), openapi3.EnableFormatValidation(), timesThatExist); err != nil {
-		return violation("", err)
+		return violation(nil, err)
 	}
 	if hasOddKey(value) {
 		return invalid("metadata", "The keys of metadata must have 1 to 64 characters.", "Las claves de metadata deben tener de 1 a 64 caracteres.")
@@ -154,36 +155,46 @@ func nulField(value any, path []string) (string, bool) {
 	return "", false
 }
 
-func unknownField(name string) *Problem {
-	return invalid(name, fmt.Sprintf("There is no field %q here.", name), fmt.Sprintf("No existe el campo %q aquí.", name))
-}
-
 // violation turns the validator's finding into a problem that names the field, in both languages, and never shows the
 // value.
-func violation(parameter string, err error) error {
+func violation(parameter *openapi3.Parameter, err error) error {
 	found, ok := errors.AsType[*openapi3.SchemaError](err)
 	if !ok {
-		return invalid(parameter, strings.TrimSpace(parameter+" is not valid."), strings.TrimSpace(parameter+" no es válido."))
+		return unreadable(parameter, err)
 	}
 	field := strings.Join(found.JSONPointer(), ".")
-	if parameter != "" {
-		field = parameter
+	if parameter != nil {
+		field = parameter.Name
 	}
 	if name, unknown := unsupported(found); unknown {
 		if field != "" {
 			name = field + "." + name
 		}
-		return unknownField(name)
+		return unknownField(name, found.Schema.Properties)
 	}
 	english, spanish := describe(found)
 	subject, sujeto := field, field
 	if field == "" {
 		subject, sujeto = "The body", "El cuerpo"
-		if found.SchemaField == "oneOf" {
+		if _, object := found.Value.(map[string]any); object && found.SchemaField == "oneOf" {
 			field = alternatives(found.Schema)[0]
 		}
 	}
 	return invalid(field, subject+" "+english+".", sujeto+" "+spanish+".")
+}
+
+// unreadable is a parameter that is not even of its type, or is not there.
+func unreadable(parameter *openapi3.Parameter, err error) error {
+	if parameter == nil {
+		return invalid("", "The body is not valid.", "El cuerpo no es válido.")
+	}
+	name, english, spanish := parameter.Name, "", ""
+	if errors.Is(err, openapi3filter.ErrInvalidRequired) {
+		english, spanish = "is missing", "falta"
+	} else {
+		english, spanish = typed(parameter.Schema.Value)
+	}
+	return invalid(name, name+" "+english+".", name+" "+spanish+".")
 }
 
 // unsupported finds the name of a property that the schema does not have.
@@ -201,68 +212,4 @@ func unsupported(found *openapi3.SchemaError) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-// alternatives lists the fields of which a schema wants exactly one.
-func alternatives(schema *openapi3.Schema) []string {
-	var names []string
-	for _, branch := range schema.OneOf {
-		names = append(names, branch.Value.Required...)
-	}
-	if len(names) == 0 {
-		return []string{""}
-	}
-	return names
-}
-
-// describe says in both languages what a schema wants.
-func describe(found *openapi3.SchemaError) (english, spanish string) {
-	schema := found.Schema
-	switch found.SchemaField {
-	case "required":
-		return "is missing", "falta"
-	case "type", "nullable":
-		kind := "another type"
-		if schema.Type != nil {
-			kind = strings.Join(schema.Type.Slice(), " or ")
-		}
-		return "must be of type " + kind, "debe ser de tipo " + strings.ReplaceAll(kind, " or ", " o ")
-	case "minLength":
-		return both("must have at least %d characters", "debe tener al menos %d caracteres", schema.MinLength)
-	case "maxLength":
-		return both("must have at most %d characters", "debe tener como máximo %d caracteres", *schema.MaxLength)
-	case "minimum":
-		return both("must be at least %v", "debe ser al menos %v", *schema.Min)
-	case "maximum":
-		return both("must be at most %v", "debe ser como máximo %v", *schema.Max)
-	case "minItems":
-		return both("must have at least %d items", "debe tener al menos %d elementos", schema.MinItems)
-	case "maxItems":
-		return both("must have at most %d items", "debe tener como máximo %d elementos", *schema.MaxItems)
-	case "minProperties":
-		return both("must name at least %d field", "debe nombrar al menos %d campo", schema.MinProps)
-	case "maxProperties":
-		return both("must have at most %d entries", "debe tener como máximo %d entradas", *schema.MaxProps)
-	case "uniqueItems":
-		return "must not name anything twice", "no puede repetir elementos"
-	case "enum":
-		texts := make([]string, len(schema.Enum))
-		for i, value := range schema.Enum {
-			texts[i] = fmt.Sprint(value)
-		}
-		list := strings.Join(texts, ", ")
-		return "must be one of: " + list, "debe ser uno de: " + list
-	case "pattern":
-		return "must match " + schema.Pattern, "debe cumplir " + schema.Pattern
-	case "format":
-		return "must be a " + schema.Format, "debe ser un " + schema.Format
-	case "oneOf":
-		list := strings.Join(alternatives(schema), ", ")
-		return "must have exactly one of: " + list, "debe tener exactamente uno de: " + list
-	}
-	return "is not valid", "no es válido"
-}
-
-func both(english, spanish string, value any) (string, string) {
-	return fmt.Sprintf(english, value), fmt.Sprintf(spanish, value)
 }

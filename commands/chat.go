@@ -76,7 +76,7 @@ func NewChat(config ChatConfig, store Store, keyring Keyring, model Model) *Chat
 // Queue takes a place before a busy conversation. It returns a *domain.Refusal (conversation_busy) where there is none.
 func (c *Chat) Queue(ctx context.Context, conversation domain.StreamID) (*Waiter, error) {
 	if c.Line == nil {
-		return nil, domain.Refuse("conversation_busy", "the agent is still answering the message before; try again when it has")
+		return nil, domain.Refuse("conversation_busy", "the agent is still answering the message before; try again when it has", "el agente todavía está respondiendo el mensaje anterior; hay que reintentar cuando termine")
 	}
 	return c.Line.Enter(ctx, conversation)
 }

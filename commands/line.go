@@ -101,7 +101,7 @@ func (l *Line) Enter(ctx context.Context, conversation domain.StreamID) (*Waiter
 	}
 	if !took {
 		l.Waited(WaitBusy, 0)
-		return nil, domain.Refuse("conversation_busy", "%d messages are waiting for this conversation already; try again later", lineLength)
+		return nil, domain.Refuse("conversation_busy", "%d messages are waiting for this conversation already; try again later", "ya hay %d mensajes esperando en esta conversación; hay que reintentar más tarde", lineLength)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +152,7 @@ func (w *Waiter) failed(ctx context.Context, why error) error {
 		return fmt.Errorf("wait for the conversation: %w", context.Cause(ctx))
 	case errors.Is(why, errPatience):
 		w.how = WaitBusy
-		return domain.Refuse("conversation_busy", "the conversation has been busy for %v; try again later", w.line.Patience)
+		return domain.Refuse("conversation_busy", "the conversation has been busy for %.0f seconds; try again later", "la conversación lleva %.0f segundos ocupada; hay que reintentar más tarde", w.line.Patience.Seconds())
 	}
 	w.how = WaitFailed
 	return fmt.Errorf("wait for the conversation: %w: %w", ErrUnavailable, why)

@@ -113,8 +113,8 @@ func TestACommitSurvivesItsJSON(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for want, refusal := range map[domain.Refusal]*domain.Refusal{
-		{Code: "not_found", Message: "there is no agent 7"}:                         domain.Refuse("not_found", "there is no agent %d", 7),
-		{Code: "invalid_request", Message: "name must not be empty", Field: "name"}: domain.RefuseField("name", "invalid_request", "name must not be empty"),
+		{Code: "not_found", Message: "there is no agent 7", Spanish: "no existe el agente 7"}:                             domain.Refuse("not_found", "there is no agent %d", "no existe el agente %d", 7),
+		{Code: "invalid_request", Message: "name must not be empty", Spanish: "name no puede estar vacío", Field: "name"}: domain.RefuseField("name", "invalid_request", "name must not be empty", "name no puede estar vacío"),
 	} {
 		if *refusal != want || refusal.Error() != want.Code+": "+want.Message {
 			t.Errorf("refused %+v: %v", *refusal, refusal)

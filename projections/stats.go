@@ -121,7 +121,7 @@ func (s *Stats) Conversations(ctx context.Context, account string, query StatsQu
 		location = time.UTC
 	}
 	if location == time.Local {
-		return nil, domain.RefuseField("tz", "invalid_request", "the time zone needs a name")
+		return nil, domain.RefuseField("tz", "invalid_request", "the time zone needs a name", "la zona horaria necesita un nombre")
 	}
 	from, to := logsBound(query.From, clickhouseEarliest), logsBound(query.To, clickhouseLatest)
 	if from.Before(clickhouseEarliest.Add(time.Hour)) {
@@ -142,7 +142,7 @@ func (s *Stats) Conversations(ctx context.Context, account string, query StatsQu
 		return nil, fmt.Errorf("count conversations: %w", err)
 	}
 	if len(list) > statsMaxRows {
-		return nil, domain.RefuseField("to", "invalid_request", "the answer would have more than %d rows; ask for a shorter time", statsMaxRows)
+		return nil, domain.RefuseField("to", "invalid_request", "the answer would have more than %d rows; ask for a shorter time", "la respuesta tendría más de %d filas; hay que pedir un período más corto", statsMaxRows)
 	}
 	return list, nil
 }

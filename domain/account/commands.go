@@ -49,9 +49,9 @@ func (c Open) decide(s State) ([]Event, error) {
 	_, known := c.Plan.Limits()
 	switch {
 	case strings.TrimSpace(c.Name) == "":
-		return nil, domain.RefuseField("name", "invalid_request", "name must not be empty")
+		return nil, domain.RefuseField("name", "invalid_request", "name must not be empty", "name no puede estar vacío")
 	case utf8.RuneCountInString(c.Name) > MaxNameLength:
-		return nil, domain.RefuseField("name", "invalid_request", "name must have at most %d characters", MaxNameLength)
+		return nil, domain.RefuseField("name", "invalid_request", "name must have at most %d characters", "name debe tener como máximo %d caracteres", MaxNameLength)
 	case !known:
 		return nil, unknownPlan(c.Plan)
 	case !c.Custom.valid():
@@ -59,7 +59,7 @@ func (c Open) decide(s State) ([]Event, error) {
 	case s.Opened && s.Name == c.Name && s.Plan == c.Plan && s.Custom == c.Custom:
 		return nil, nil
 	case s.Opened:
-		return nil, domain.Refuse("account_exists", "this account has been opened already")
+		return nil, domain.Refuse("account_exists", "this account has been opened already", "esta cuenta ya fue abierta")
 	}
 	return []Event{Opened(c)}, nil
 }
@@ -122,13 +122,17 @@ func (c Erase) decide(s State) ([]Event, error) {
 func (l Limits) valid() bool { return l.PerMinute >= 0 && l.PerDay >= 0 }
 
 func unknownPlan(p Plan) error {
-	return domain.RefuseField("plan", "invalid_request", "plan must be one of free, starter, pro, scale, enterprise, not %q", p)
+	return domain.RefuseField("plan", "invalid_request", "plan must be one of free, starter, pro, scale, enterprise, not %q", "plan debe ser free, starter, pro, scale o enterprise, no %q", p)
 }
 
 func negativeLimits() error {
-	return domain.RefuseField("limits", "invalid_request", "limits must not be negative")
+	return domain.RefuseField("limits", "invalid_request", "limits must not be negative", "limits no puede tener valores negativos")
 }
 
-func erased() error { return domain.Refuse("account_erased", "the account has been erased") }
+func erased() error {
+	return domain.Refuse("account_erased", "the account has been erased", "la cuenta fue borrada")
+}
 
-func notFound() error { return domain.Refuse("account_not_found", "there is no such account") }
+func notFound() error {
+	return domain.Refuse("account_not_found", "there is no such account", "no existe esa cuenta")
+}

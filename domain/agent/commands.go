@@ -108,36 +108,38 @@ func (s State) belongsTo(account string) bool {
 func (s Settings) check() error {
 	switch {
 	case strings.TrimSpace(s.Name) == "":
-		return invalid("name", "name must not be empty")
+		return invalid("name", "name must not be empty", "name no puede estar vacío")
 	case utf8.RuneCountInString(s.Name) > MaxNameLength:
-		return invalid("name", "name must have at most %d characters", MaxNameLength)
+		return invalid("name", "name must have at most %d characters", "name debe tener como máximo %d caracteres", MaxNameLength)
 	case utf8.RuneCountInString(s.Instructions) > MaxInstructionsLength:
-		return invalid("instructions", "instructions must have at most %d characters", MaxInstructionsLength)
+		return invalid("instructions", "instructions must have at most %d characters", "instructions debe tener como máximo %d caracteres", MaxInstructionsLength)
 	case strings.TrimSpace(s.Model) == "":
-		return invalid("model", "model must not be empty")
+		return invalid("model", "model must not be empty", "model no puede estar vacío")
 	case utf8.RuneCountInString(s.Model) > MaxModelLength:
-		return invalid("model", "model must have at most %d characters", MaxModelLength)
+		return invalid("model", "model must have at most %d characters", "model debe tener como máximo %d caracteres", MaxModelLength)
 	case s.Temperature != nil && (math.IsNaN(*s.Temperature) || *s.Temperature < 0 || *s.Temperature > 2):
-		return invalid("temperature", "temperature must lie between 0 and 2")
+		return invalid("temperature", "temperature must lie between 0 and 2", "temperature debe estar entre 0 y 2")
 	case s.MaxOutputTokens != nil && (*s.MaxOutputTokens < 1 || *s.MaxOutputTokens > MaxMaxOutputTokens):
-		return invalid("maxOutputTokens", "maxOutputTokens must lie between 1 and %d", MaxMaxOutputTokens)
+		return invalid("maxOutputTokens", "maxOutputTokens must lie between 1 and %d", "maxOutputTokens debe estar entre 1 y %d", MaxMaxOutputTokens)
 	case s.HistoryLimit != nil && (*s.HistoryLimit < 0 || *s.HistoryLimit > MaxHistoryLimit):
-		return invalid("historyLimit", "historyLimit must lie between 0 and %d", MaxHistoryLimit)
+		return invalid("historyLimit", "historyLimit must lie between 0 and %d", "historyLimit debe estar entre 0 y %d", MaxHistoryLimit)
 	case s.RateLimit != nil && (s.RateLimit.PerMinute < 0 || s.RateLimit.PerDay < 0):
-		return invalid("rateLimit", "rateLimit must not be negative")
+		return invalid("rateLimit", "rateLimit must not be negative", "rateLimit no puede tener valores negativos")
 	case len(s.Metadata) > MaxMetadata:
-		return invalid("metadata", "metadata must have at most %d entries", MaxMetadata)
+		return invalid("metadata", "metadata must have at most %d entries", "metadata debe tener como máximo %d entradas", MaxMetadata)
 	}
 	for key, value := range s.Metadata {
 		if key == "" || utf8.RuneCountInString(key) > MaxMetadataKey || utf8.RuneCountInString(value) > MaxMetadataValue {
-			return invalid("metadata", "metadata keys must have 1 to %d characters, values at most %d", MaxMetadataKey, MaxMetadataValue)
+			return invalid("metadata", "metadata keys must have 1 to %d characters, values at most %d", "las claves de metadata deben tener de 1 a %d caracteres y los valores como máximo %d", MaxMetadataKey, MaxMetadataValue)
 		}
 	}
 	return nil
 }
 
-func invalid(field, format string, args ...any) error {
-	return domain.RefuseField(field, "invalid_request", format, args...)
+func invalid(field, english, spanish string, args ...any) error {
+	return domain.RefuseField(field, "invalid_request", english, spanish, args...)
 }
 
-func notFound() error { return domain.Refuse("agent_not_found", "there is no such agent") }
+func notFound() error {
+	return domain.Refuse("agent_not_found", "there is no such agent", "no existe ese agente")
+}

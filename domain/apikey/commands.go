@@ -68,7 +68,7 @@ func (c Issue) decide(s State) ([]Event, error) {
 	if s.Account != "" {
 		return nil, nil
 	}
-	field, what := c.Issuer.exceeds(Grant{Scopes: c.Scopes, AgentIDs: c.AgentIDs, IPAllow: c.IPAllow, Expires: c.ExpiresAt})
+	exceeded := c.Issuer.exceeds(Grant{Scopes: c.Scopes, AgentIDs: c.AgentIDs, IPAllow: c.IPAllow, Expires: c.ExpiresAt})
 	if err := describable(c.Name, c.Metadata); err != nil {
 		return nil, err
 	}
@@ -76,21 +76,21 @@ func (c Issue) decide(s State) ([]Event, error) {
 	badPrefix := slices.IndexFunc(c.IPAllow, func(p string) bool { return !isNetwork(p) })
 	switch {
 	case len(c.Scopes) == 0:
-		return nil, domain.RefuseField("scopes", "invalid_request", "scopes must name at least one scope")
+		return nil, domain.RefuseField("scopes", "invalid_request", "scopes must name at least one scope", "scopes debe nombrar al menos un permiso")
 	case unknown >= 0:
-		return nil, domain.RefuseField("scopes", "invalid_request", "there is no scope %q", c.Scopes[unknown])
+		return nil, domain.RefuseField("scopes", "invalid_request", "there is no scope %q", "no existe el permiso %q", c.Scopes[unknown])
 	case len(c.AgentIDs) > MaxAgentIDs:
-		return nil, domain.RefuseField("agentIds", "invalid_request", "agentIds must name at most %d agents", MaxAgentIDs)
+		return nil, domain.RefuseField("agentIds", "invalid_request", "agentIds must name at most %d agents", "agentIds debe nombrar como máximo %d agentes", MaxAgentIDs)
 	case len(c.IPAllow) > MaxIPAllow:
-		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow must have at most %d prefixes", MaxIPAllow)
+		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow must have at most %d prefixes", "ipAllow debe tener como máximo %d prefijos", MaxIPAllow)
 	case badPrefix >= 0:
-		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow: %q is not a CIDR prefix such as 203.0.113.0/24", c.IPAllow[badPrefix])
+		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow: %q is not a network in CIDR notation such as 203.0.113.0/24, or 203.0.113.7/32 for one address", "ipAllow: %q no es una red en notación CIDR como 203.0.113.0/24, o 203.0.113.7/32 para una sola dirección", c.IPAllow[badPrefix])
 	case !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(c.Now):
-		return nil, domain.RefuseField("expiresAt", "invalid_request", "expiresAt must lie in the future")
-	case field != "":
-		return nil, domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: %s", what)
+		return nil, domain.RefuseField("expiresAt", "invalid_request", "expiresAt must lie in the future", "expiresAt debe estar en el futuro")
+	case exceeded != nil:
+		return nil, exceeded
 	case c.Unknown != "":
-		return nil, domain.RefuseField("agentIds", "invalid_request", "there is no agent %s", c.Unknown)
+		return nil, domain.RefuseField("agentIds", "invalid_request", "there is no agent %s", "no existe el agente %s", c.Unknown)
 	}
 	return []Event{c.Issued}, nil
 }
@@ -99,11 +99,11 @@ func (c Issue) decide(s State) ([]Event, error) {
 func describable(name string, metadata map[string]string) error {
 	switch {
 	case strings.TrimSpace(name) == "":
-		return domain.RefuseField("name", "invalid_request", "name must not be empty")
+		return domain.RefuseField("name", "invalid_request", "name must not be empty", "name no puede estar vacío")
 	case utf8.RuneCountInString(name) > MaxNameLength:
-		return domain.RefuseField("name", "invalid_request", "name must have at most %d characters", MaxNameLength)
+		return domain.RefuseField("name", "invalid_request", "name must have at most %d characters", "name debe tener como máximo %d caracteres", MaxNameLength)
 	case len(metadata) > MaxMetadata:
-		return domain.RefuseField("metadata", "invalid_request", "metadata must have at most %d entries", MaxMetadata)
+		return domain.RefuseField("metadata", "invalid_request", "metadata must have at most %d entries", "metadata debe tener como máximo %d entradas", MaxMetadata)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func isNetwork(text string) bool {
 
 func (c Describe) decide(s State) ([]Event, error) {
 	if s.Account == "" || s.Account != c.Account {
-		return nil, domain.Refuse("key_not_found", "there is no such key")
+		return nil, domain.Refuse("key_not_found", "there is no such key", "no existe esa clave")
 	}
 	described := Described{Name: s.Name, Metadata: s.Metadata}
 	if c.Name != nil {
@@ -136,7 +136,7 @@ func (c Describe) decide(s State) ([]Event, error) {
 }
 
 func (c Rotate) decide(s State) ([]Event, error) {
-	field, what := c.Issuer.exceeds(s.grant())
+	exceeded := c.Issuer.exceeds(s.grant())
 	inGrace := 0
 	for _, until := range s.Graces {
 		if until.After(c.Now) {
@@ -145,17 +145,17 @@ func (c Rotate) decide(s State) ([]Event, error) {
 	}
 	switch {
 	case s.Account == "" || s.Account != c.Account:
-		return nil, domain.Refuse("key_not_found", "there is no such key")
+		return nil, domain.Refuse("key_not_found", "there is no such key", "no existe esa clave")
 	case s.Secret == hex.EncodeToString(c.Hash):
 		return nil, nil
 	case s.Revoked:
-		return nil, domain.Refuse("key_revoked", "a revoked key cannot be rotated; issue another")
-	case field != "":
-		return nil, domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: %s", what)
+		return nil, domain.Refuse("key_revoked", "a revoked key cannot be rotated; issue another", "una clave revocada no se puede rotar; hay que emitir otra")
+	case exceeded != nil:
+		return nil, exceeded
 	case c.Grace < 0 || c.Grace > MaxGrace:
-		return nil, domain.RefuseField("graceSeconds", "invalid_request", "graceSeconds must lie between 0 and %d", int(MaxGrace.Seconds()))
+		return nil, domain.RefuseField("graceSeconds", "invalid_request", "graceSeconds must lie between 0 and %d", "graceSeconds debe estar entre 0 y %d", int(MaxGrace.Seconds()))
 	case c.Grace > 0 && inGrace >= MaxEarlierSecrets:
-		return nil, domain.RefuseField("graceSeconds", "invalid_request", "%d secrets are in their grace already; 0 ends them", inGrace)
+		return nil, domain.RefuseField("graceSeconds", "invalid_request", "%d secrets are in their grace already; 0 ends them", "ya hay %d valores anteriores en su período de gracia; con 0 terminan", inGrace)
 	}
 	rotated := Rotated{Hash: c.Hash, Hint: c.Hint, RotatedBy: c.By}
 	if c.Grace > 0 {
@@ -167,7 +167,7 @@ func (c Rotate) decide(s State) ([]Event, error) {
 func (c Revoke) decide(s State) ([]Event, error) {
 	switch {
 	case s.Account == "" || s.Account != c.Account:
-		return nil, domain.Refuse("key_not_found", "there is no such key")
+		return nil, domain.Refuse("key_not_found", "there is no such key", "no existe esa clave")
 	case s.Revoked:
 		return nil, nil
 	}

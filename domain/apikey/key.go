@@ -25,7 +25,7 @@ const (
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 // ErrMalformed is what Parse answers for everything that is not a well-formed key with the right checksum.
-var ErrMalformed = domain.Refuse("invalid_api_key", "this is not a key of ours: its form or its checksum is wrong")
+var ErrMalformed = domain.Refuse("invalid_api_key", "this is not a key of ours: its form or its checksum is wrong", "esta clave no es nuestra: su forma o su suma de verificación no son correctas")
 
 // Key is a key in parts.
 type Key struct {
@@ -43,14 +43,14 @@ func Compose(environment string, random []byte) (Key, error) {
 // Renew writes a key of a public id that there is, with the secret of the given random bytes, of which it needs 32.
 func Renew(environment, publicID string, random []byte) (Key, error) {
 	if len(publicID) != PublicIDLength || strings.Trim(publicID, base62) != "" {
-		return Key{}, domain.Refuse("key_not_found", "there is no such key")
+		return Key{}, domain.Refuse("key_not_found", "there is no such key", "no existe esa clave")
 	}
 	return write(environment, publicID, encode(random, SecretLength))
 }
 
 func write(environment, publicID, secret string) (Key, error) {
 	if environment != "live" && environment != "test" {
-		return Key{}, domain.RefuseField("environment", "invalid_request", `environment must be "live" or "test"`)
+		return Key{}, domain.RefuseField("environment", "invalid_request", `environment must be "live" or "test"`, `environment debe ser "live" o "test"`)
 	}
 	head := Prefix + environment + "_" + publicID + secret
 	return Key{Environment: environment, PublicID: publicID, whole: head + checksum(head)}, nil

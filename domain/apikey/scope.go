@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/nidohq/nido/domain"
 )
 
 // Scope is one thing that a key may do.
@@ -57,33 +59,36 @@ func (g Grant) Reaches(agentID string) bool {
 	return len(g.AgentIDs) == 0 || slices.Contains(g.AgentIDs, agentID)
 }
 
-// exceeds names the first field in which the wanted grant goes beyond g, or nothing.
-func (g Grant) exceeds(wanted Grant) (field, what string) {
+// exceeds refuses a wanted grant that goes beyond g, naming the first field in which it does.
+func (g Grant) exceeds(wanted Grant) error {
+	refuse := func(field, english, spanish string, args ...any) error {
+		return domain.RefuseField(field, "grant_exceeded", "a key cannot hand out more than it has itself: "+english, "una clave no puede otorgar más de lo que tiene: "+spanish, args...)
+	}
 	for _, scope := range wanted.Scopes {
 		if !g.Has(scope) {
-			return "scopes", string(scope)
+			return refuse("scopes", "%s", "%s", scope)
 		}
 	}
 	if len(g.AgentIDs) > 0 && len(wanted.AgentIDs) == 0 {
-		return "agentIds", "every agent"
+		return refuse("agentIds", "every agent, since agentIds is empty; it is bound to some", "todos los agentes, porque agentIds está vacío; ella está limitada a algunos")
 	}
 	for _, id := range wanted.AgentIDs {
 		if !g.Reaches(id) {
-			return "agentIds", id
+			return refuse("agentIds", "%s", "%s", id)
 		}
 	}
 	if len(g.IPAllow) > 0 && len(wanted.IPAllow) == 0 {
-		return "ipAllow", "every address"
+		return refuse("ipAllow", "every address, since ipAllow is empty; it is bound to some networks", "todas las direcciones, porque ipAllow está vacío; ella está limitada a algunas redes")
 	}
 	for _, network := range wanted.IPAllow {
 		if !g.allows(network) {
-			return "ipAllow", network
+			return refuse("ipAllow", "%s", "%s", network)
 		}
 	}
 	if !g.Expires.IsZero() && (wanted.Expires.IsZero() || wanted.Expires.After(g.Expires)) {
-		return "expiresAt", "it ends at " + g.Expires.UTC().Format(time.RFC3339)
+		return refuse("expiresAt", "it ends at %s", "ella vence el %s", g.Expires.UTC().Format(time.RFC3339))
 	}
-	return "", ""
+	return nil
 }
 
 // allows reports whether every address of a network may be come from.

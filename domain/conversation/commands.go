@@ -55,7 +55,7 @@ func (c Receive) decide(s State) ([]Event, error) {
 	case s.Turn != nil && s.Turn.ID == c.Turn:
 		return nil, nil
 	case s.Turn != nil:
-		return nil, domain.Refuse("conversation_busy", "the agent is still answering the message before; try again when it has")
+		return nil, domain.Refuse("conversation_busy", "the agent is still answering the message before; try again when it has", "el agente todavía está respondiendo el mensaje anterior; hay que reintentar cuando termine")
 	case s.Account == "":
 		return []Event{c.Start, c.MessageReceived}, nil
 	case s.Account != c.Start.Account || s.Agent != c.Start.Agent:
@@ -76,7 +76,7 @@ func (s State) end(turn string, end Event) ([]Event, error) {
 		return nil, erased()
 	}
 	if s.Turn == nil || s.Turn.ID != turn {
-		return nil, domain.Refuse("turn_closed", "this turn has ended already")
+		return nil, domain.Refuse("turn_closed", "this turn has ended already", "este turno ya terminó")
 	}
 	return []Event{end}, nil
 }
@@ -116,9 +116,9 @@ func (c Erase) decide(s State) ([]Event, error) {
 }
 
 func erased() error {
-	return domain.Refuse("conversation_erased", "the conversation has been erased")
+	return domain.Refuse("conversation_erased", "the conversation has been erased", "la conversación fue borrada")
 }
 
 func notFound() error {
-	return domain.Refuse("conversation_not_found", "there is no such conversation")
+	return domain.Refuse("conversation_not_found", "there is no such conversation", "no existe esa conversación")
 }

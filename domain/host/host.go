@@ -90,13 +90,13 @@ type Sweep struct{ Agent string }
 func (c Claim) decide(s State) ([]Event, error) {
 	switch {
 	case !Slug.MatchString(c.Slug):
-		return nil, domain.RefuseField("slug", "invalid_request", "slug must be 1 to 63 of a-z, 0-9 and inner hyphens")
+		return nil, domain.RefuseField("slug", "invalid_request", "slug must be 1 to 63 of a-z, 0-9 and inner hyphens", "slug debe tener de 1 a 63 caracteres de a-z y 0-9, y guiones solo por dentro")
 	case Reserved[c.Slug]:
-		return nil, domain.RefuseField("slug", "slug_taken", "the slug %q is reserved", c.Slug)
+		return nil, domain.RefuseField("slug", "slug_taken", "the slug %q is reserved", "el slug %q está reservado", c.Slug)
 	case s.Agent == c.Agent && s.Account == c.Account:
 		return nil, nil
 	case s.Agent != "":
-		return nil, domain.RefuseField("slug", "slug_taken", "the slug %q is taken", c.Slug)
+		return nil, domain.RefuseField("slug", "slug_taken", "the slug %q is taken", "el slug %q ya está en uso", c.Slug)
 	}
 	return []Event{Claimed{Account: c.Account, Agent: c.Agent}}, nil
 }
@@ -104,7 +104,7 @@ func (c Claim) decide(s State) ([]Event, error) {
 func (c Bind) decide(s State) ([]Event, error) {
 	switch {
 	case !s.heldBy(c.Agent):
-		return nil, domain.RefuseField("slug", "slug_taken", "the claim on this slug was given back before the agent was ready; try again")
+		return nil, domain.RefuseField("slug", "slug_taken", "the claim on this slug was given back before the agent was ready; try again", "la reserva de este slug se liberó antes de que el agente estuviera listo; hay que reintentar")
 	case s.Bound:
 		return nil, nil
 	}
