@@ -104,6 +104,10 @@ func explain(ctx context.Context, err error) *Problem {
 	return code("internal_error")
 }
 
+// longestSleep is the longest wait for which OpenAI's clients are told to come again by themselves: a minute's limit has room
+// again by then. They sleep for as long as they are told, inside the call: at the end of a day's limit until midnight.
+const longestSleep = 90 * time.Second
+
 // upstream is a provider's failure, with what the provider said about coming back.
 func upstream(model *commands.ModelError, err error) *Problem {
 	p := &Problem{Code: model.Code, cause: err}
@@ -187,7 +191,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		header.Set("Retry-After-Ms", strconv.FormatInt(wholeMilliseconds(wait), 10))
 	}
 	if x.op != nil && x.op.openAI { // OpenAI's clients go by this where they are in doubt
-		header.Set("X-Should-Retry", strconv.FormatBool(entry.Retryable))
+		header.Set("X-Should-Retry", strconv.FormatBool(entry.Retryable && p.retryAfter(entry) <= longestSleep))
 	}
 	header.Add("Vary", "Accept, Accept-Language")
 	body, contentType := s.envelope(r, x, entry, p)

@@ -5,9 +5,11 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/apikey"
+	"github.com/nidohq/nido/domain/quota"
 	"github.com/nidohq/nido/projections"
 )
 
@@ -175,6 +177,21 @@ func TestWhoAsksTheWrongHostIsToldTheRightOne(t *testing.T) {
 		in.header = inSpanish
 		if body := w.refused(w.do(in), 404, "not_found"); body.Message != c.spanish {
 			t.Errorf("%s %s%s: %q", c.method, c.host, c.path, body.Message)
+		}
+	}
+}
+
+// OpenAI's clients sleep, inside the call, for as long as Retry-After-Ms says: a minute is what they are there for, the
+// seventeen hours until midnight are a call that hangs.
+func TestOpenAIsClientsAreNotSentToSleepUntilMidnight(t *testing.T) {
+	w := newWorld(t)
+	for wait, again := range map[time.Duration]string{61 * time.Second: "true", 17 * time.Hour: "false"} {
+		w.verdict = func(request quota.Request) quota.Verdict {
+			return quota.Verdict{Standings: []quota.Standing{{Rule: request.Rules[0], Reset: wait}}, Blocking: request.Rules[0], RetryAfter: wait}
+		}
+		answer := w.do(request{method: "POST", path: "/openai/v1/chat/completions", body: `{"model":"agt_1","messages":[{"role":"user","content":"a"}]}`, key: w.key(accountScopes)})
+		if body := w.refused(answer, 429, "rate_limited"); !body.Retryable || answer.Header().Get("X-Should-Retry") != again || answer.Header().Get("Retry-After") == "" {
+			t.Errorf("%v: %v %+v", wait, answer.Header(), body)
 		}
 	}
 }

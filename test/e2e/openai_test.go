@@ -208,10 +208,12 @@ func TestOfficialClientsOfOpenAI(t *testing.T) {
 			}
 			limited := f.root.createAgent("Limitado " + packages)
 			f.root.must(http.StatusOK, "PATCH", "/api/agents/"+limited.ID, map[string]any{"rateLimit": map[string]int{"perMinute": 1}})
+			spent := f.root.createAgent("Gastado " + packages)
+			f.root.must(http.StatusOK, "PATCH", "/api/agents/"+spent.ID, map[string]any{"rateLimit": map[string]int{"perDay": 1}})
 			cut := f.model.Stats().Cut
 			node := exec.CommandContext(ctx, "node", filepath.Join("..", "sdk", script))
 			node.Env = append(os.Environ(), "NIDO_SDK_BASE="+f.nameAt, "NIDO_SDK_KEY="+f.root.key, "NIDO_SDK_MODEL="+f.agent.Slug, "NIDO_SDK_AGENT="+f.agent.ID,
-				"NIDO_SDK_LIMITED="+limited.Slug, "NIDO_SDK_WHOLE="+whole)
+				"NIDO_SDK_LIMITED="+limited.Slug, "NIDO_SDK_SPENT="+spent.Slug, "NIDO_SDK_WHOLE="+whole)
 			if output, err := node.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, output)
 			}

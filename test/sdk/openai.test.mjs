@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import OpenAI, { APIError, APIUserAbortError, AuthenticationError, BadRequestError, InternalServerError, NotFoundError, RateLimitError } from 'openai';
 
-const { NIDO_SDK_BASE: baseURL, NIDO_SDK_KEY: apiKey, NIDO_SDK_MODEL: model, NIDO_SDK_LIMITED: limited, NIDO_SDK_WHOLE: whole } = process.env;
+const { NIDO_SDK_BASE: baseURL, NIDO_SDK_KEY: apiKey, NIDO_SDK_MODEL: model, NIDO_SDK_LIMITED: limited, NIDO_SDK_SPENT: spent, NIDO_SDK_WHOLE: whole } = process.env;
 const client = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
 const hello = [{ role: 'user', content: 'hola' }];
 
@@ -65,6 +65,16 @@ const patient = new OpenAI({
 await assert.rejects(patient.chat.completions.create({ model: limited, messages: hello }), RateLimitError);
 assert.equal(times.length, 2);
 assert.ok(times[1] - times[0] >= 1650 && times[1] - times[0] < 2600, `came again after ${times[1] - times[0]} ms`);
+
+// An agent of one message a day: the wait until midnight is told at once, also by a client that may come again.
+const lasting = new OpenAI({ baseURL, apiKey, maxRetries: 2, timeout: 5000 });
+await lasting.chat.completions.create({ model: spent, messages: hello });
+const asked = Date.now();
+await assert.rejects(Promise.race([
+  lasting.chat.completions.create({ model: spent, messages: hello }),
+  new Promise((_, reject) => setTimeout(() => reject(new Error('the client sleeps')), 5000).unref()),
+]), (e) => e instanceof RateLimitError && e.code === 'rate_limited');
+assert.ok(Date.now() - asked < 4000);
 
 const giving = new AbortController();
 setTimeout(() => giving.abort(), 200);
