@@ -179,7 +179,11 @@ func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Liv
 		defer stop(nil)
 		upstream, expire := context.WithTimeout(upstream, open.time(c))
 		defer expire()
-		said := generate(upstream, c.model, open.takePrompt(), c.Clock, live.Say)
+		prompt := open.takePrompt()
+		if open.turn.Streamed {
+			prompt.Rest = live.rest
+		}
+		said := generate(upstream, c.model, prompt, c.Clock, live.Say)
 		if said.err == nil {
 			c.Observer.Replied(said.first, said.full)
 		}

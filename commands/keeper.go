@@ -37,8 +37,9 @@ const (
 	// what comes meanwhile costs one write instead of many. Where many turns speak it grows up to longKeepPause, a frame of a
 	// film: a turn says more in one write then, for which its reader is woken once and its client gets one packet.
 	keepPause     = 5 * time.Millisecond
-	longKeepPause = 25 * time.Millisecond
-	// keepGrowth is how many turns in one write make the pause behind it a keepPause longer.
+	longKeepPause = 40 * time.Millisecond
+	// keepGrowth is how many turns in one write make the pause behind it a keepPause longer. Then they are many, and read what
+	// their models said in the last keepPause before the next write.
 	keepGrowth = 8
 	// keepBatch bounds how many turns one write is about.
 	keepBatch = 500
@@ -56,6 +57,7 @@ type keeper struct {
 	due     time.Time // when those two are seen to
 	working bool
 	urgent  chan struct{} // holds one token while a turn's first word waits
+	frames  frames        // for which turns rest that have more to say
 	closed  chan struct{}
 	running sync.WaitGroup
 }
@@ -124,7 +126,11 @@ func (k *keeper) take() (waiting []*Live, over []string, next time.Time, more bo
 	waiting, k.first = k.first[:n:n], k.first[n:]
 	if !now.Before(k.due) || k.isClosed() {
 		n := min(len(k.waiting), keepBatch-len(waiting))
-		k.due = now.Add(pauseAfter(n))
+		pause := pauseAfter(n)
+		k.due = now.Add(pause)
+		if pause > keepPause {
+			k.frames.end(pause - keepPause)
+		}
 		waiting, k.waiting = append(waiting, k.waiting[:n]...), k.waiting[n:]
 		over, k.over = k.over, nil
 	}

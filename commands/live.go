@@ -22,7 +22,8 @@ type Live struct {
 	stop  context.CancelCauseFunc // ends the upstream call
 	over  chan struct{}           // closed when nobody works on the turn any more
 	untie func() bool
-	keep  func() // has the text kept, which is shown then; nil shows it at once
+	rests func(context.Context) // until its text is kept next; nil where that is not waited for
+	keep  func()                // has the text kept, which is shown then; nil shows it at once
 
 	finished chan struct{} // closed with the end
 
@@ -86,7 +87,7 @@ func (l *Live) open(ctx context.Context, keeper *keeper, streamed bool) {
 	defer l.mu.Unlock()
 	l.begun = true
 	if streamed && keeper.texts != nil {
-		l.keep = func() { keeper.add(ctx, l, l.shown == 0) }
+		l.keep, l.rests = func() { keeper.add(ctx, l, l.shown == 0) }, keeper.frames.rest
 	}
 	l.advance()
 }
@@ -97,6 +98,19 @@ func (l *Live) Say(piece string) {
 	defer l.mu.Unlock()
 	l.text.WriteString(piece)
 	l.advance()
+}
+
+// rest waits until more of the reply may be shown soon: always at once before its first word is.
+func (l *Live) rest(ctx context.Context) {
+	l.mu.Lock()
+	rests := l.rests
+	if l.shown == 0 || l.ended != nil {
+		rests = nil
+	}
+	l.mu.Unlock()
+	if rests != nil {
+		rests(ctx)
+	}
 }
 
 // advance shows what may be shown, or has it kept first.

@@ -25,6 +25,9 @@ type Prompt struct {
 	MaxOutputTokens *int
 	Stop            []string // texts before which the reply ends
 	Messages        []Message
+	// Rest is called where a provider has handed on all that came of a reply, and is to wait for more. It returns when
+	// somebody may want to see more. Nil where that is always so.
+	Rest func(ctx context.Context)
 }
 
 // Message is one thing said.

@@ -63,7 +63,7 @@ func (u *upstream) complete(ctx context.Context, prompt *commands.Prompt, until 
 	}
 	first := min(u.config.FirstTokenTimeout, max(0, time.Until(until)))
 	reply := &reply{
-		yield: yield, sent: func() { prompt.Messages, prompt.Instructions = nil, "" }, model: prompt.Model, limit: u.config.MaxReplyBytes, first: first, idle: u.config.IdleTimeout,
+		yield: yield, sent: func() { prompt.Messages, prompt.Instructions = nil, "" }, rest: prompt.Rest, model: prompt.Model, limit: u.config.MaxReplyBytes, first: first, idle: u.config.IdleTimeout,
 		patience: time.AfterFunc(first, cancel), deadline: time.Now().Add(first),
 	}
 	defer reply.patience.Stop()
@@ -122,8 +122,9 @@ func (u *upstream) attempt(ctx, calling context.Context, prompt commands.Prompt,
 // reply is what has come of a reply so far.
 type reply struct {
 	yield   func(commands.Chunk, error) bool
-	sent    func() // lets go of the prompt, which is not sent again once there is text
-	pass    *pass  // of the attempt that is under way
+	sent    func()                // lets go of the prompt, which is not sent again once there is text
+	rest    func(context.Context) // as in the prompt
+	pass    *pass                 // of the attempt that is under way
 	call    *call
 	model   string              // what the provider says answers
 	finish  conversation.Finish // why it ends, once the provider says
@@ -182,6 +183,17 @@ func (r *reply) tell(text string, usage *conversation.Usage) error {
 	}
 	r.patience.Reset(left)
 	return nil
+}
+
+// pause waits until more of the reply is wanted, where all that came of it has been told. Nobody waits for what is between
+// the first word and the end at any moment; what comes before that and behind it is read as it comes.
+func (r *reply) pause(ctx context.Context) {
+	if r.rest == nil || r.size == 0 || r.finish != "" || r.ended {
+		return
+	}
+	r.patience.Stop()
+	r.rest(ctx)
+	r.patience.Reset(r.idle)
 }
 
 // finishes names the reason of the end, in whatever words the provider has for it.

@@ -8,17 +8,27 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 // eventReader reads the data of server-sent events. Comments, names and ids of events are passed over.
 type eventReader struct {
 	lines *bufio.Reader
-	long  []byte // a line that does not fit into the buffer
-	data  []byte
-	limit int
+	body  io.Reader
+	// What comes encrypted is read in pieces as the server wrote them, and only a read that had to wait says that there is no
+	// more. In the clear a read brings all that came, as far as it fits: less than a buffer is all, but for the marks of chunks.
+	pieces bool
+	waited bool   // the last read
+	got    int    // bytes, by the last read
+	long   []byte // a line that does not fit into the buffer
+	data   []byte
+	limit  int
 }
 
 const keptBuffer = 16 << 10 // bytes; what grew larger is not kept for the next call
+
+// atOnce is how long a read takes at most that need not wait.
+const atOnce = 200 * time.Microsecond
 
 // lineBuffer is what each reply under way holds; most lines are shorter.
 const lineBuffer = 1 << 10
@@ -27,13 +37,14 @@ var eventReaders = sync.Pool{New: func() any { return &eventReader{lines: bufio.
 
 func newEventReader(body io.Reader, limit int) *eventReader {
 	r := eventReaders.Get().(*eventReader)
-	r.lines.Reset(body)
-	r.limit = limit
+	r.body, r.limit, r.pieces, r.waited, r.got = body, limit, false, false, 0
+	r.lines.Reset(r)
 	return r
 }
 
 func (r *eventReader) free() {
 	r.lines.Reset(nil)
+	r.body = nil
 	if cap(r.data) > keptBuffer || cap(r.long) > keptBuffer {
 		r.data, r.long = nil, nil
 	}
@@ -66,6 +77,27 @@ func (r *eventReader) next() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// drained tells whether the next event has most likely not come yet. It may be wrong now and then: whoever rests for that
+// finds more than one event then.
+func (r *eventReader) drained() bool {
+	if r.lines.Buffered() > 0 {
+		return false
+	}
+	return r.waited || !r.pieces && r.got < lineBuffer-lineBuffer/16
+}
+
+// Read notes what a look at the network brought.
+func (r *eventReader) Read(p []byte) (n int, err error) {
+	if !r.pieces {
+		r.got, err = r.body.Read(p)
+		return r.got, err
+	}
+	began := time.Now()
+	n, err = r.body.Read(p)
+	r.waited = time.Since(began) > atOnce
+	return n, err
 }
 
 // line reads one line without its end.

@@ -34,7 +34,9 @@ func FuzzCompletionStream(f *testing.F) {
 			sent: func() {}, pass: &pass{}, call: &call{}, limit: limit, patience: time.NewTimer(time.Hour), first: time.Hour, idle: time.Hour,
 		}
 		defer r.patience.Stop()
-		if err := readCompletionStream(bytes.NewReader(body), maxEvent(limit), r); err == nil && !r.ended && r.finish == "" {
+		events := newEventReader(bytes.NewReader(body), maxEvent(limit))
+		defer events.free()
+		if err := readCompletionStream(t.Context(), events, r); err == nil && !r.ended && r.finish == "" {
 			t.Errorf("%q is taken for a whole reply", body)
 		}
 		if len(text) > limit || !utf8.ValidString(text) {

@@ -104,7 +104,10 @@ func (o *openAI) attempt(ctx context.Context, sender *sender, prompt commands.Pr
 	if isJSON(response.Header) {
 		return readCompletion(response.Body, sender.maxEvent, reply)
 	}
-	return readCompletionStream(response.Body, sender.maxEvent, reply)
+	events := newEventReader(response.Body, sender.maxEvent)
+	defer events.free()
+	events.pieces = response.TLS != nil
+	return readCompletionStream(ctx, events, reply)
 }
 
 func (o *openAI) request(ctx context.Context, body []byte) (*http.Request, *outgoing, error) {

@@ -4,6 +4,7 @@ package model
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -17,11 +18,12 @@ var streamDone = []byte("[DONE]")
 
 // readCompletionStream reads events until the server says that the reply is complete. Servers say it by a finish reason,
 // by [DONE], or both; the usage comes between them, if at all.
-func readCompletionStream(body io.Reader, maxEvent int, reply *reply) error {
-	events := newEventReader(body, maxEvent)
-	defer events.free()
+func readCompletionStream(ctx context.Context, events *eventReader, reply *reply) error {
 	finished := false
 	for {
+		if events.drained() {
+			reply.pause(ctx)
+		}
 		event, err := events.next()
 		switch {
 		case err == nil:
