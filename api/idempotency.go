@@ -39,26 +39,30 @@ type Recorded struct {
 	Owner string
 }
 
-// Idempotency keeps what was asked and answered under a client's key, for 24 hours. Account, caller (the public id of the
-// API key) and key together name a request.
+// Run is one try at a request under an Idempotency-Key. Account, caller (the public id of the API key) and key together name
+// the request.
+type Run struct {
+	Account, Caller, Key string
+	Proposed             commands.Inputs // what its commands are made from where it is the first
+}
+
+// Idempotency keeps what was asked and answered under a client's key, for 24 hours. What a run no longer has, since another
+// has it or has ended it, none of its methods changes; that is no error.
 type Idempotency interface {
-	// Begin notes a request with the inputs that its commands will be made from. It returns those proposed, or with the seed
-	// of a first request that died before it was answered; or the answer to a first request that was. Its errors are
-	// ErrKeyReused where the fingerprint is another's, ErrInFlight where the first request is still being worked on,
+	// Begin notes a run with the inputs that its commands will be made from. It returns those proposed, or with the seed
+	// of a first run that died before it was answered; or the answer to a first run that was. Its errors are
+	// ErrKeyReused where the fingerprint is another's, ErrInFlight where the first run is still being worked on,
 	// ErrErased where its answer has been erased; then the replay says only whose it was.
-	Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (inputs commands.Inputs, replay *Recorded, err error)
+	Begin(ctx context.Context, run Run, fingerprint []byte) (inputs commands.Inputs, replay *Recorded, err error)
 	// Finish keeps the answer.
-	Finish(ctx context.Context, account, caller, key string, answer Recorded) error
-	// Abandon says that there is no answer worth keeping: the next request with this key starts at once, with the same
-	// seed.
-	Abandon(ctx context.Context, account, caller, key string) error
-	// Withdraw is Abandon for a run whose Begin failed, known by what it proposed, and tells whether it had the request. What
-	// another run has it leaves alone.
-	Withdraw(ctx context.Context, account, caller, key string, proposed commands.Inputs) (had bool, err error)
-	// Forget says that the request came to nothing, for good: the next one with this key is a new one.
-	Forget(ctx context.Context, account, caller, key string) error
+	Finish(ctx context.Context, run Run, answer Recorded) error
+	// Abandon says that there is no answer worth keeping: the next run starts at once, with the same seed. It tells whether
+	// the run had the request, which after a Begin that failed is not known.
+	Abandon(ctx context.Context, run Run) (had bool, err error)
+	// Forget says that the run came to nothing, for good: the next request with this key is a new one.
+	Forget(ctx context.Context, run Run) error
 	// ForgetAnswer says the same of a request that has an answer, unless another has taken its place.
-	ForgetAnswer(ctx context.Context, account, caller, key string, answer Recorded) error
+	ForgetAnswer(ctx context.Context, run Run, answer Recorded) error
 }
 
 // errNotNoted has a request looked for again.
@@ -78,18 +82,18 @@ const (
 	maxSettling = 1024
 )
 
-// attempt is one run of a request under an Idempotency-Key.
+// attempt is a run of a request that this server works on.
 type attempt struct {
-	server               *Server
-	r                    *http.Request
-	account, caller, key string
-	settled              bool
+	server  *Server
+	r       *http.Request
+	run     Run
+	settled bool
 }
 
 // settle keeps what came of it, or gives it up; where the store cannot be reached, behind the answer, until it can.
-func (a *attempt) settle(what func(ctx context.Context, account, caller, key string) error) {
+func (a *attempt) settle(what func(ctx context.Context, run Run) error) {
 	a.settled = true
-	do := func(ctx context.Context) error { return what(ctx, a.account, a.caller, a.key) }
+	do := func(ctx context.Context) error { return what(ctx, a.run) }
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), settleTimeout)
 	defer cancel()
 	if err := do(ctx); err != nil {
@@ -100,9 +104,7 @@ func (a *attempt) settle(what func(ctx context.Context, account, caller, key str
 
 func (a *attempt) finish(answer Recorded) {
 	answer.Owner = exchangeOf(a.r).owner()
-	a.settle(func(ctx context.Context, account, caller, key string) error {
-		return a.server.config.Idempotency.Finish(ctx, account, caller, key, answer)
-	})
+	a.settle(func(ctx context.Context, run Run) error { return a.server.config.Idempotency.Finish(ctx, run, answer) })
 }
 
 // giveUp lets the next request begin: from the same seed, or anew where the turn that they made has failed.
@@ -111,7 +113,10 @@ func (a *attempt) giveUp() {
 		a.settle(a.server.config.Idempotency.Forget)
 		return
 	}
-	a.settle(a.server.config.Idempotency.Abandon)
+	a.settle(func(ctx context.Context, run Run) error {
+		_, err := a.server.config.Idempotency.Abandon(ctx, run)
+		return err
+	})
 }
 
 // once runs a handler, under the client's Idempotency-Key if there is one.
@@ -122,7 +127,7 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		return
 	}
 	streamed := x.op.streams && wantsStream(x)
-	try := &attempt{server: s, r: r, account: x.caller.Account, caller: x.caller.PublicID, key: key}
+	try := &attempt{server: s, r: r, run: Run{Account: x.caller.Account, Caller: x.caller.PublicID, Key: key, Proposed: x.inputs}}
 	inputs, replay, err := s.beginOnce(try, x, streamed)
 	if replay != nil {
 		x.record.Owner = replay.Owner // its words are those of the first request
@@ -136,9 +141,7 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		s.replay(w, r, replay)
 		x.afterwards(func() {
 			if x.failed { // its node died, or else the answer would not have been there: who asks again is not told so for a day
-				try.settle(func(ctx context.Context, account, caller, key string) error {
-					return s.config.Idempotency.ForgetAnswer(ctx, account, caller, key, *replay)
-				})
+				try.settle(func(ctx context.Context, run Run) error { return s.config.Idempotency.ForgetAnswer(ctx, run, *replay) })
 			}
 		})
 		return
@@ -228,11 +231,11 @@ func (s *Server) beginOnce(try *attempt, x *exchange, streamed bool) (commands.I
 func (a *attempt) begin(x *exchange) (commands.Inputs, *Recorded, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), admitTimeout)
 	defer cancel()
-	inputs, replay, err := a.server.config.Idempotency.Begin(ctx, a.account, a.caller, a.key, fingerprint(a.r, x.body), x.inputs)
+	inputs, replay, err := a.server.config.Idempotency.Begin(ctx, a.run, fingerprint(a.r, x.body))
 	if _, told := errors.AsType[*Problem](err); err != nil && !told {
-		proposed, over := x.inputs, time.Now().Add(lateRow)
+		over := time.Now().Add(lateRow)
 		a.server.settleBehind(ctx, func(ctx context.Context) error {
-			had, err := a.server.config.Idempotency.Withdraw(ctx, a.account, a.caller, a.key, proposed)
+			had, err := a.server.config.Idempotency.Abandon(ctx, a.run)
 			if err == nil && !had && time.Now().Before(over) {
 				return errNotNoted
 			}

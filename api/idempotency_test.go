@@ -153,7 +153,7 @@ func TestAKeyIsNotLostWithAnAnswerOfTheStore(t *testing.T) {
 			w := newWorld(t)
 			begin := func() error {
 				r := withExchange(httptest.NewRequest(http.MethodPost, create.path, strings.NewReader(create.body)), &exchange{inputs: commands.NewInputs(time.Now())})
-				try := attempt{server: w.server, r: r, account: "acc_1", caller: "c", key: "k"}
+				try := attempt{server: w.server, r: r, run: Run{Account: "acc_1", Caller: "c", Key: "k", Proposed: exchangeOf(r).inputs}}
 				_, _, err := try.begin(exchangeOf(r))
 				return err
 			}
@@ -177,7 +177,7 @@ func TestAKeyIsNotLostWithAnAnswerOfTheStore(t *testing.T) {
 		ctx, leave := context.WithCancel(r.Context())
 		r = withExchange(r.WithContext(ctx), &exchange{})
 		leave() // between the key's look-up and this
-		try := attempt{server: w.server, r: r, account: "acc_1", caller: "c", key: "k"}
+		try := attempt{server: w.server, r: r, run: Run{Account: "acc_1", Caller: "c", Key: "k"}}
 		if _, _, err := try.begin(exchangeOf(r)); err != nil || len(w.kept) != 1 {
 			t.Errorf("%v, %d noted", err, len(w.kept))
 		}

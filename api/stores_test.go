@@ -111,10 +111,12 @@ func (w *world) Check(context.Context) (bool, map[string]string, map[string]Lag)
 		map[string]Lag{"postgres": {}, "clickhouse": {Records: 42, Age: 90500 * time.Millisecond}}
 }
 
-func (w *world) Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *Recorded, error) {
+func (r Run) name() string { return r.Account + r.Caller + r.Key }
+
+func (w *world) Begin(ctx context.Context, run Run, fingerprint []byte) (commands.Inputs, *Recorded, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	name := account + caller + key
+	name, proposed := run.name(), run.Proposed
 	kept, ok := w.kept[name]
 	switch {
 	case ctx.Err() != nil:
@@ -124,56 +126,60 @@ func (w *world) Begin(ctx context.Context, account, caller, key string, fingerpr
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if w.kept[name] == nil {
-				w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+				w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, run: proposed.Seed, inFlight: true}
 			}
 		})
 		return proposed, nil, context.DeadlineExceeded
 	case !ok && w.lost:
-		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, run: proposed.Seed, inFlight: true}
 		return proposed, nil, context.DeadlineExceeded
 	case !ok:
-		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, inFlight: true}
+		w.kept[name] = &keptAnswer{fingerprint: fingerprint, inputs: proposed, run: proposed.Seed, inFlight: true}
 		return proposed, nil, nil
 	case !bytes.Equal(kept.fingerprint, fingerprint):
 		return proposed, nil, ErrKeyReused
 	case kept.inFlight:
 		return proposed, nil, ErrInFlight
 	}
-	kept.inFlight = kept.answer == nil
+	if kept.answer == nil {
+		kept.inFlight, kept.run = true, proposed.Seed
+	}
 	return kept.inputs, kept.answer, nil
 }
 
-func (w *world) Finish(_ context.Context, account, caller, key string, answer Recorded) error {
+// ending does what only the run does that has the request.
+func (w *world) ending(run Run, do func(kept *keptAnswer)) (had bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.unsettled > 0 {
 		w.unsettled--
-		return errors.New("the store is away")
+		return false, errors.New("the store is away")
 	}
-	kept := w.kept[account+caller+key]
-	kept.answer, kept.inFlight = &answer, false
-	return nil
-}
-
-func (w *world) Abandon(_ context.Context, account, caller, key string) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.unsettled > 0 {
-		w.unsettled--
-		return errors.New("the store is away")
-	}
-	w.kept[account+caller+key].inFlight = false
-	return nil
-}
-
-func (w *world) Withdraw(ctx context.Context, account, caller, key string, proposed commands.Inputs) (bool, error) {
-	w.mu.Lock()
-	kept := w.kept[account+caller+key]
-	w.mu.Unlock()
-	if kept == nil || kept.inputs.Seed != proposed.Seed {
+	kept := w.kept[run.name()]
+	if kept == nil || kept.run != run.Proposed.Seed {
 		return false, nil
 	}
-	return true, w.Abandon(ctx, account, caller, key)
+	do(kept)
+	return true, nil
+}
+
+func (w *world) Finish(_ context.Context, run Run, answer Recorded) error {
+	_, err := w.ending(run, func(kept *keptAnswer) { kept.answer, kept.inFlight = &answer, false })
+	return err
+}
+
+func (w *world) Abandon(_ context.Context, run Run) (bool, error) {
+	return w.ending(run, func(kept *keptAnswer) { kept.inFlight = false })
+}
+
+func (w *world) Forget(_ context.Context, run Run) error {
+	_, err := w.ending(run, func(*keptAnswer) { delete(w.kept, run.name()) })
+	return err
+}
+
+func (w *world) ForgetAnswer(_ context.Context, run Run, _ Recorded) error {
+	delete(w.kept, run.name())
+	return nil
 }
 
 func (w *world) Used(publicID string, _ time.Time) {
@@ -195,15 +201,6 @@ func (l limiterOf) Counted(count commands.DayCount) { l.watched = append(l.watch
 
 func (l limiterOf) Standing(_ context.Context, request quota.Request) ([]quota.Standing, error) {
 	return l.verdict(request).Standings, nil
-}
-
-func (w *world) Forget(_ context.Context, account, caller, key string) error {
-	delete(w.kept, account+caller+key)
-	return nil
-}
-
-func (w *world) ForgetAnswer(ctx context.Context, account, caller, key string, _ Recorded) error {
-	return w.Forget(ctx, account, caller, key)
 }
 
 type accountsOf struct{ *world }

@@ -74,6 +74,7 @@ type world struct {
 type keptAnswer struct {
 	fingerprint []byte
 	inputs      commands.Inputs
+	run         [32]byte // what the run that has it proposed
 	answer      *Recorded
 	inFlight    bool
 }

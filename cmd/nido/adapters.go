@@ -79,9 +79,14 @@ type once struct {
 	boot  string
 }
 
+func (o once) run(run api.Run) postgres.Run {
+	return postgres.Run{Account: run.Account, Caller: run.Caller, Key: run.Key, Boot: o.boot, Proposed: run.Proposed}
+}
+
 // Begin implements api.Idempotency.
-func (o once) Begin(ctx context.Context, account, caller, key string, fingerprint []byte, proposed commands.Inputs) (commands.Inputs, *api.Recorded, error) {
-	attempt, err := o.store.Begin(ctx, account, caller, key, fingerprint, o.boot, proposed)
+func (o once) Begin(ctx context.Context, run api.Run, fingerprint []byte) (commands.Inputs, *api.Recorded, error) {
+	proposed := run.Proposed
+	attempt, err := o.store.Begin(ctx, o.run(run), fingerprint)
 	switch {
 	case errors.Is(err, postgres.ErrFingerprint):
 		return proposed, nil, api.ErrKeyReused
@@ -101,36 +106,34 @@ func (o once) Begin(ctx context.Context, account, caller, key string, fingerprin
 }
 
 // Finish implements api.Idempotency.
-func (o once) Finish(ctx context.Context, account, caller, key string, answer api.Recorded) error {
-	return stillOurs(o.store.Finish(ctx, account, caller, key, o.boot, postgres.Response(answer)))
+func (o once) Finish(ctx context.Context, run api.Run, answer api.Recorded) error {
+	_, err := had(o.store.Finish(ctx, o.run(run), postgres.Response(answer)))
+	return err
 }
 
 // Abandon implements api.Idempotency.
-func (o once) Abandon(ctx context.Context, account, caller, key string) error {
-	return stillOurs(o.store.Abandon(ctx, account, caller, key, o.boot))
-}
-
-// Withdraw implements api.Idempotency.
-func (o once) Withdraw(ctx context.Context, account, caller, key string, proposed commands.Inputs) (had bool, err error) {
-	return o.store.Withdraw(ctx, account, caller, key, o.boot, proposed)
+func (o once) Abandon(ctx context.Context, run api.Run) (bool, error) {
+	return had(o.store.Abandon(ctx, o.run(run)))
 }
 
 // Forget implements api.Idempotency.
-func (o once) Forget(ctx context.Context, account, caller, key string) error {
-	return stillOurs(o.store.Forget(ctx, account, caller, key, o.boot))
+func (o once) Forget(ctx context.Context, run api.Run) error {
+	_, err := had(o.store.Forget(ctx, o.run(run)))
+	return err
 }
 
 // ForgetAnswer implements api.Idempotency.
-func (o once) ForgetAnswer(ctx context.Context, account, caller, key string, answer api.Recorded) error {
-	return o.store.ForgetAnswer(ctx, account, caller, key, postgres.Response(answer))
+func (o once) ForgetAnswer(ctx context.Context, run api.Run, answer api.Recorded) error {
+	return o.store.ForgetAnswer(ctx, o.run(run), postgres.Response(answer))
 }
 
-// stillOurs: another node took the request over and keeps the answer. It is the same one, made from the same inputs.
-func stillOurs(err error) error {
+// had tells whether a run had its request still. Where another one took it over and keeps the answer, that is the same one,
+// made from the same inputs.
+func had(err error) (bool, error) {
 	if errors.Is(err, postgres.ErrTakenOver) {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 // analytics is what an erasure needs of ClickHouse.

@@ -151,22 +151,25 @@ func TestAnAnswerGoesWithItsConversation(t *testing.T) {
 		t.Fatal(err)
 	}
 	store, ledger := postgres.NewIdempotency(pool, keys), postgres.NewErasures(pool)
-	begin := func(key string) (postgres.Attempt, error) {
-		return store.Begin(t.Context(), "acc_1", "key_1", key, []byte("a"), "boot-1", commands.NewInputs(time.Now()))
+	begin := func(key string) (postgres.Attempt, postgres.Run, error) {
+		run := postgres.Run{Account: "acc_1", Caller: "key_1", Key: key, Boot: "boot-1", Proposed: commands.NewInputs(time.Now())}
+		attempt, err := store.Begin(t.Context(), run, []byte("a"))
+		return attempt, run, err
 	}
 	finish := func(key, owner string) {
 		t.Helper()
-		if _, err := begin(key); err != nil {
+		_, run, err := begin(key)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := store.Finish(t.Context(), "acc_1", "key_1", key, "boot-1", postgres.Response{Status: 200, Body: []byte("dijo " + key), Owner: owner}); err != nil {
+		if err := store.Finish(t.Context(), run, postgres.Response{Status: 200, Body: []byte("dijo " + key), Owner: owner}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i, owner := range []string{"conversation-a", "conversation-b", ""} {
 		finish(fmt.Sprint("key", i), owner)
 	}
-	if attempt, err := begin("key0"); err != nil || attempt.Replay == nil || string(attempt.Replay.Body) != "dijo key0" {
+	if attempt, _, err := begin("key0"); err != nil || attempt.Replay == nil || string(attempt.Replay.Body) != "dijo key0" {
 		t.Fatalf("%+v, %v", attempt, err)
 	}
 
@@ -180,7 +183,7 @@ func TestAnAnswerGoesWithItsConversation(t *testing.T) {
 		if err := forget(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := begin("key0"); !errors.Is(err, postgres.ErrErased) {
+		if _, _, err := begin("key0"); !errors.Is(err, postgres.ErrErased) {
 			t.Errorf("round %d: a repetition got %v", round, err)
 		}
 	}
@@ -188,11 +191,11 @@ func TestAnAnswerGoesWithItsConversation(t *testing.T) {
 		t.Errorf("%d bytes are left", left)
 	}
 	finish("late", "conversation-a") // the turn's answer came in after the erasure
-	if _, err := begin("late"); !errors.Is(err, postgres.ErrErased) {
+	if _, _, err := begin("late"); !errors.Is(err, postgres.ErrErased) {
 		t.Errorf("a late answer: %v", err)
 	}
 	for _, key := range []string{"key1", "key2"} {
-		if attempt, err := begin(key); err != nil || attempt.Replay == nil || string(attempt.Replay.Body) != "dijo "+key {
+		if attempt, _, err := begin(key); err != nil || attempt.Replay == nil || string(attempt.Replay.Body) != "dijo "+key {
 			t.Errorf("%s: %+v, %v", key, attempt, err)
 		}
 	}

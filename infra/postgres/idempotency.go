@@ -24,7 +24,7 @@ var (
 	ErrInFlight = errors.New("the request with this idempotency key is in flight")
 	// ErrErased: the answer was that of a conversation which has been erased since. What is left of it is its owner.
 	ErrErased = errors.New("the answer has been erased")
-	// ErrTakenOver: another boot finishes the request, or has finished it; its answer is the one that is kept.
+	// ErrTakenOver: another run finishes the request, or has finished it; its answer is the one that is kept.
 	ErrTakenOver = errors.New("the request was taken over")
 )
 
@@ -44,7 +44,14 @@ type AccountKeys interface {
 	Open(ctx context.Context, texts []domain.Sealed) (plain [][]byte, erased []bool, err error)
 }
 
-// Attempt is what a request works with once it has begun.
+// Run is one try at a request. Account, caller and key name the request.
+type Run struct {
+	Account, Caller, Key string
+	Boot                 string          // of the process that works on it
+	Proposed             commands.Inputs // no other run's, so that they tell it from all others
+}
+
+// Attempt is what a run works with once it has begun.
 type Attempt struct {
 	Seed   [32]byte
 	Replay *Response // the answer, where an earlier attempt finished: there is nothing to do but to send it again
@@ -71,19 +78,19 @@ func NewIdempotency(pool *pgxpool.Pool, keys AccountKeys) *Idempotency {
 // Begin starts an attempt at a request, with the proposed seed and time if it is the first. It fails with ErrFingerprint
 // or ErrInFlight. A row whose boot has not beaten for 30 s, by the database's clock, is taken over: its boot is dead, or
 // so slow that its commands will be found committed, since they have the same ids. Boots must beat before they begin.
-func (s *Idempotency) Begin(ctx context.Context, account, caller, key string, fingerprint []byte, boot string, proposed commands.Inputs) (Attempt, error) {
-	dataKey, err := s.keys.ForOwner(ctx, account)
+func (s *Idempotency) Begin(ctx context.Context, run Run, fingerprint []byte) (Attempt, error) {
+	dataKey, err := s.keys.ForOwner(ctx, run.Account)
 	if err != nil {
 		return Attempt{}, fmt.Errorf("begin an idempotent request: %w", err)
 	}
-	row := newRow(account, caller, key, fingerprint, boot, proposed)
+	row := newRow(run, fingerprint)
 	for range maxBegins {
-		fresh, err := s.insert(ctx, row, dataKey, proposed)
+		fresh, err := s.insert(ctx, row, dataKey, run.Proposed)
 		if err != nil {
 			return Attempt{}, fmt.Errorf("begin an idempotent request: %w", err)
 		}
 		if fresh {
-			return Attempt{Seed: proposed.Seed, Fresh: true}, nil
+			return Attempt{Seed: run.Proposed.Seed, Fresh: true}, nil
 		}
 		attempt, settled, err := s.continued(ctx, row, dataKey)
 		if err != nil {
@@ -158,12 +165,12 @@ func (s *Idempotency) find(ctx context.Context, row idempotencyRow) (foundRow, e
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[foundRow])
 }
 
-// Finish keeps the answer for retries. ErrTakenOver says that this boot's attempt no longer counts. The answer is sealed
-// with its owner's key, if it has an owner: it is erased with it, and is not kept where that has happened already.
-func (s *Idempotency) Finish(ctx context.Context, account, caller, key, boot string, response Response) error {
+// Finish keeps the answer for retries. ErrTakenOver says that this run no longer counts. The answer is sealed with its
+// owner's key, if it has an owner: it is erased with it, and is not kept where that has happened already.
+func (s *Idempotency) Finish(ctx context.Context, run Run, response Response) error {
 	owner := response.Owner
 	if owner == "" {
-		owner = account
+		owner = run.Account
 	}
 	dataKey, err := s.keys.ForOwner(ctx, owner)
 	erased := errors.Is(err, keyring.ErrDestroyed)
@@ -178,53 +185,44 @@ func (s *Idempotency) Finish(ctx context.Context, account, caller, key, boot str
 		id = dataKey.ID()
 	}
 	const query = `
-		UPDATE idempotency SET finished_at = now(), status = $5, response = $6, owner = $7, response_key = $8
-		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND finished_at IS NULL`
-	return s.own(ctx, query, account, caller, hashKey(key), boot, response.Status, sealed, response.Owner, id)
+		UPDATE idempotency SET finished_at = now(), status = $6, response = $7, owner = $8, response_key = $9
+		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND run = $5 AND finished_at IS NULL`
+	return s.own(ctx, query, run, response.Status, sealed, response.Owner, id)
 }
 
-// Abandon frees the request for a retry with the same seed: the attempt came to nothing that should be kept.
-func (s *Idempotency) Abandon(ctx context.Context, account, caller, key, boot string) error {
-	const query = `
-		UPDATE idempotency SET boot = NULL
-		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND finished_at IS NULL`
-	return s.own(ctx, query, account, caller, hashKey(key), boot)
-}
-
-// Withdraw abandons a request whose Begin failed with these inputs, and reports whether that run has it. Nobody may have told
-// it: a statement that waits for the disk goes on without its client.
-func (s *Idempotency) Withdraw(ctx context.Context, account, caller, key, boot string, proposed commands.Inputs) (had bool, err error) {
+// Abandon frees the request for a retry with the same seed: the run came to nothing that should be kept. ErrTakenOver says
+// that this run does not have it, or not yet: where Begin failed, the row may come later, since a statement that waits for the
+// disk goes on without its client.
+func (s *Idempotency) Abandon(ctx context.Context, run Run) error {
 	const query = `
 		UPDATE idempotency SET boot = NULL
 		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND run = $5 AND finished_at IS NULL`
-	err = s.own(ctx, query, account, caller, hashKey(key), boot, runOf(proposed))
-	if errors.Is(err, ErrTakenOver) {
-		return false, nil
-	}
-	return err == nil, err
+	return s.own(ctx, query, run)
 }
 
-// Forget drops the request: it came to nothing for good, and the next one with this key is a new one.
-func (s *Idempotency) Forget(ctx context.Context, account, caller, key, boot string) error {
-	const query = `DELETE FROM idempotency WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4`
-	return s.own(ctx, query, account, caller, hashKey(key), boot)
+// Forget drops the request, and its answer if it has one: it came to nothing for good, and the next one with this key is a
+// new one. ErrTakenOver says that this run does not have it.
+func (s *Idempotency) Forget(ctx context.Context, run Run) error {
+	const query = `DELETE FROM idempotency WHERE account = $1 AND caller = $2 AND key_hash = $3 AND boot = $4 AND run = $5`
+	return s.own(ctx, query, run)
 }
 
-// ForgetAnswer drops an answer that was replayed, whichever boot gave it, unless another request has taken its place: the
+// ForgetAnswer drops an answer that was replayed, whichever run gave it, unless another request has taken its place: the
 // next one with this key is a new one.
-func (s *Idempotency) ForgetAnswer(ctx context.Context, account, caller, key string, answer Response) error {
+func (s *Idempotency) ForgetAnswer(ctx context.Context, run Run, answer Response) error {
 	const query = `
 		DELETE FROM idempotency
 		WHERE account = $1 AND caller = $2 AND key_hash = $3 AND started_at = $4 AND finished_at IS NOT NULL`
-	if _, err := s.pool.Exec(ctx, query, account, caller, hashKey(key), answer.Began); err != nil {
+	if _, err := s.pool.Exec(ctx, query, run.Account, run.Caller, hashKey(run.Key), answer.Began); err != nil {
 		return fmt.Errorf("forget an idempotent request's answer: %w", err)
 	}
 	return nil
 }
 
-// own runs an update that only the boot which has the row may do.
-func (s *Idempotency) own(ctx context.Context, query string, args ...any) error {
-	tag, err := s.pool.Exec(ctx, query, args...)
+// own runs an update that only the run which has the row may do: it may come late, when its outcome was not heard of, and
+// meet the next one of the same boot.
+func (s *Idempotency) own(ctx context.Context, query string, run Run, args ...any) error {
+	tag, err := s.pool.Exec(ctx, query, append([]any{run.Account, run.Caller, hashKey(run.Key), run.Boot, run.id()}, args...)...)
 	if err != nil {
 		return fmt.Errorf("end an idempotent request: %w", err)
 	}

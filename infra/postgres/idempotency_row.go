@@ -15,7 +15,7 @@ import (
 	"github.com/nidohq/nido/domain"
 )
 
-// idempotencyRow is what an attempt asks for.
+// idempotencyRow is what a run asks for.
 type idempotencyRow struct {
 	account, caller string
 	keyHash         []byte
@@ -23,23 +23,25 @@ type idempotencyRow struct {
 	boot, run       string
 }
 
-func newRow(account, caller, key string, fingerprint []byte, boot string, proposed commands.Inputs) idempotencyRow {
+func newRow(run Run, fingerprint []byte) idempotencyRow {
 	// A client's key is mostly random, and only its hash is kept. Under it as an HMAC key, a fingerprint gives away
 	// nothing about a short message, which a bare hash would to whoever tries all likely ones.
-	mac := hmac.New(sha256.New, []byte(key))
+	mac := hmac.New(sha256.New, []byte(run.Key))
 	mac.Write(fingerprint)
-	return idempotencyRow{account: account, caller: caller, keyHash: hashKey(key), fingerprint: mac.Sum(nil), boot: boot, run: runOf(proposed)}
+	return idempotencyRow{
+		account: run.Account, caller: run.Caller, keyHash: hashKey(run.Key), fingerprint: mac.Sum(nil), boot: run.Boot, run: run.id(),
+	}
 }
 
-// runOf names one run of a request: each proposes inputs of its own, also where it goes on with those of another.
-func runOf(proposed commands.Inputs) string { return proposed.ID("run") }
+// id names the run, also where it goes on with the seed of another.
+func (r Run) id() string { return r.Proposed.ID("run") }
 
 func hashKey(key string) []byte {
 	hash := sha256.Sum256([]byte(key))
 	return hash[:]
 }
 
-// foundRow is what an earlier attempt left.
+// foundRow is what an earlier run left.
 type foundRow struct {
 	Fingerprint []byte
 	DataKey     string

@@ -51,36 +51,34 @@ func (r requests) reset(t *testing.T) {
 	}
 }
 
-func (r requests) begin(ctx context.Context, boot, fingerprint string) (postgres.Attempt, commands.Inputs, error) {
-	proposed := commands.NewInputs(time.Now())
-	attempt, err := r.Begin(ctx, "acc_1", "key_1", "idem-1", []byte(fingerprint), boot, proposed)
-	return attempt, proposed, err
+// begin begins a run of the request that the tests are about.
+func (r requests) begin(ctx context.Context, boot, fingerprint string) (postgres.Attempt, postgres.Run, error) {
+	run := postgres.Run{Account: "acc_1", Caller: "key_1", Key: "idem-1", Boot: boot, Proposed: commands.NewInputs(time.Now())}
+	attempt, err := r.Begin(ctx, run, []byte(fingerprint))
+	return attempt, run, err
 }
 
 // fresh begins a request that nobody has begun.
-func (r requests) fresh(t *testing.T, boot, fingerprint string) commands.Inputs {
+func (r requests) fresh(t *testing.T, boot, fingerprint string) postgres.Run {
 	t.Helper()
-	attempt, proposed, err := r.begin(t.Context(), boot, fingerprint)
-	if err != nil || !attempt.Fresh || attempt.Seed != proposed.Seed || attempt.Replay != nil {
+	attempt, run, err := r.begin(t.Context(), boot, fingerprint)
+	if err != nil || !attempt.Fresh || attempt.Seed != run.Proposed.Seed || attempt.Replay != nil {
 		t.Fatalf("not a fresh attempt: %+v, %v", attempt, err)
 	}
-	return proposed
+	return run
 }
 
-// again begins a request that must go on with the inputs of an earlier attempt.
-func (r requests) again(t *testing.T, boot string, first commands.Inputs) {
+// again begins a run that must go on with the inputs of an earlier one.
+func (r requests) again(t *testing.T, boot string, first postgres.Run) postgres.Run {
 	t.Helper()
-	attempt, proposed, err := r.begin(t.Context(), boot, "a")
+	attempt, run, err := r.begin(t.Context(), boot, "a")
 	if err != nil || attempt.Fresh || attempt.Replay != nil {
 		t.Fatalf("not taken over: %+v, %v", attempt, err)
 	}
-	if attempt.Seed != first.Seed || attempt.Seed == proposed.Seed {
+	if attempt.Seed != first.Proposed.Seed || attempt.Seed == run.Proposed.Seed {
 		t.Errorf("the inputs are not those of the first attempt: %+v, want %+v", attempt, first)
 	}
-}
-
-func (r requests) finish(ctx context.Context, boot string, response postgres.Response) error {
-	return r.Finish(ctx, "acc_1", "key_1", "idem-1", boot, response)
+	return run
 }
 
 // kill makes a boot one that has not beaten for longer than any may.
@@ -124,8 +122,8 @@ func TestIdempotency(t *testing.T) {
 
 	t.Run("an answer that a dead node gave can be forgotten, but not the request that came after it", func(t *testing.T) {
 		r.reset(t)
-		r.fresh(t, "boot-1", "a")
-		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+		first := r.fresh(t, "boot-1", "a")
+		if err := r.Finish(t.Context(), first, created); err != nil {
 			t.Fatal(err)
 		}
 		replayed, _, err := r.begin(t.Context(), "boot-2", "a")
@@ -134,17 +132,17 @@ func TestIdempotency(t *testing.T) {
 		}
 		forget := func() {
 			t.Helper()
-			if err := r.ForgetAnswer(t.Context(), "acc_1", "key_1", "idem-1", *replayed.Replay); err != nil {
+			if err := r.ForgetAnswer(t.Context(), first, *replayed.Replay); err != nil {
 				t.Fatal(err)
 			}
 		}
 		forget()
-		r.fresh(t, "boot-2", "a")
+		second := r.fresh(t, "boot-2", "a")
 		forget()
 		if _, _, err := r.begin(t.Context(), "boot-1", "a"); !errors.Is(err, postgres.ErrInFlight) {
 			t.Errorf("the next request was forgotten with it: %v", err)
 		}
-		if err := r.finish(t.Context(), "boot-2", created); err != nil {
+		if err := r.Finish(t.Context(), second, created); err != nil {
 			t.Fatal(err)
 		}
 		forget()
@@ -156,12 +154,12 @@ func TestIdempotency(t *testing.T) {
 	t.Run("a finished request gives the same answer again, on any node", func(t *testing.T) {
 		r.reset(t)
 		first := r.fresh(t, "boot-1", "a")
-		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+		if err := r.Finish(t.Context(), first, created); err != nil {
 			t.Fatal(err)
 		}
 		for _, boot := range []string{"boot-1", "boot-2"} {
 			attempt, _, err := r.begin(t.Context(), boot, "a")
-			if err != nil || attempt.Replay == nil || attempt.Fresh || attempt.Seed != first.Seed {
+			if err != nil || attempt.Replay == nil || attempt.Fresh || attempt.Seed != first.Proposed.Seed {
 				t.Fatalf("no replay on %s: %+v, %v", boot, attempt, err)
 			}
 			if attempt.Replay.Began.IsZero() {
@@ -176,11 +174,11 @@ func TestIdempotency(t *testing.T) {
 
 	t.Run("the same key for another request is refused, in flight and finished", func(t *testing.T) {
 		r.reset(t)
-		r.fresh(t, "boot-1", "a")
+		first := r.fresh(t, "boot-1", "a")
 		if _, _, err := r.begin(t.Context(), "boot-2", "b"); !errors.Is(err, postgres.ErrFingerprint) {
 			t.Errorf("got %v in flight", err)
 		}
-		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+		if err := r.Finish(t.Context(), first, created); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := r.begin(t.Context(), "boot-1", "b"); !errors.Is(err, postgres.ErrFingerprint) {
@@ -191,7 +189,8 @@ func TestIdempotency(t *testing.T) {
 	t.Run("accounts, callers and keys do not meet", func(t *testing.T) {
 		r.reset(t)
 		for _, who := range [][3]string{{"acc_1", "key_1", "x"}, {"acc_2", "key_1", "x"}, {"acc_1", "key_2", "x"}, {"acc_1", "key_1", "y"}} {
-			attempt, err := r.Begin(t.Context(), who[0], who[1], who[2], []byte("a"), "boot-1", commands.NewInputs(time.Now()))
+			run := postgres.Run{Account: who[0], Caller: who[1], Key: who[2], Boot: "boot-1", Proposed: commands.NewInputs(time.Now())}
+			attempt, err := r.Begin(t.Context(), run, []byte("a"))
 			if err != nil || !attempt.Fresh {
 				t.Errorf("%v: %+v, %v", who, attempt, err)
 			}
@@ -206,17 +205,19 @@ func TestIdempotency(t *testing.T) {
 		}
 		r.kill(t, "boot-1")
 		var taken atomic.Int32
+		var taker atomic.Pointer[postgres.Run]
 		racers, ctx := errgroup.WithContext(t.Context())
 		for range 20 {
 			racers.Go(func() error {
-				attempt, _, err := r.begin(ctx, "boot-2", "a")
+				attempt, run, err := r.begin(ctx, "boot-2", "a")
 				if errors.Is(err, postgres.ErrInFlight) {
 					return nil
 				}
-				if err != nil || attempt.Fresh || attempt.Seed != first.Seed {
+				if err != nil || attempt.Fresh || attempt.Seed != first.Proposed.Seed {
 					return fmt.Errorf("%+v: %w", attempt, err)
 				}
 				taken.Add(1)
+				taker.Store(&run)
 				return nil
 			})
 		}
@@ -226,10 +227,10 @@ func TestIdempotency(t *testing.T) {
 		if taken.Load() != 1 {
 			t.Errorf("taken over %d times", taken.Load())
 		}
-		if err := r.finish(t.Context(), "boot-1", created); !errors.Is(err, postgres.ErrTakenOver) {
+		if err := r.Finish(t.Context(), first, created); !errors.Is(err, postgres.ErrTakenOver) {
 			t.Errorf("the dead boot could finish: %v", err)
 		}
-		if err := r.finish(t.Context(), "boot-2", created); err != nil {
+		if err := r.Finish(t.Context(), *taker.Load(), created); err != nil {
 			t.Error(err)
 		}
 	})
@@ -255,56 +256,60 @@ func TestIdempotency(t *testing.T) {
 	t.Run("an abandoned request is free for a retry with the same seed", func(t *testing.T) {
 		r.reset(t)
 		first := r.fresh(t, "boot-1", "a")
-		if err := r.Abandon(t.Context(), "acc_1", "key_1", "idem-1", "boot-2"); !errors.Is(err, postgres.ErrTakenOver) {
-			t.Errorf("another boot could abandon it: %v", err)
-		}
-		if err := r.Abandon(t.Context(), "acc_1", "key_1", "idem-1", "boot-1"); err != nil {
+		if err := r.Abandon(t.Context(), first); err != nil {
 			t.Fatal(err)
 		}
 		r.again(t, "boot-2", first)
 	})
 
-	t.Run("a run that was not told withdraws its own request, and not the one that another run of its boot has since", func(t *testing.T) {
+	t.Run("a run that was not told what came of its end ends no other by trying again", func(t *testing.T) {
 		r.reset(t)
-		withdraw := func(proposed commands.Inputs, want bool) {
-			t.Helper()
-			if had, err := r.Withdraw(t.Context(), "acc_1", "key_1", "idem-1", "boot-1", proposed); err != nil || had != want {
-				t.Errorf("had it: %t, want %t, %v", had, want, err)
+		first := r.fresh(t, "boot-1", "a")
+		if err := r.Abandon(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		second := r.again(t, "boot-1", first)
+		stranger := postgres.Run{Account: "acc_1", Caller: "key_1", Key: "idem-1", Boot: "boot-1", Proposed: commands.NewInputs(time.Now())}
+		for _, other := range []postgres.Run{first, stranger} {
+			ends := map[string]error{
+				"finished": r.Finish(t.Context(), other, created), "abandoned": r.Abandon(t.Context(), other), "forgotten": r.Forget(t.Context(), other),
+			}
+			for how, err := range ends {
+				if !errors.Is(err, postgres.ErrTakenOver) {
+					t.Errorf("%s by a run that does not have it: %v", how, err)
+				}
 			}
 		}
-		first := r.fresh(t, "boot-1", "a")
-		withdraw(commands.NewInputs(time.Now()), false)
-		if _, _, err := r.begin(t.Context(), "boot-1", "a"); !errors.Is(err, postgres.ErrInFlight) {
+		if _, _, err := r.begin(t.Context(), "boot-2", "a"); !errors.Is(err, postgres.ErrInFlight) {
 			t.Errorf("not in flight any more: %v", err)
 		}
-		withdraw(first, true)
-		attempt, second, err := r.begin(t.Context(), "boot-1", "a")
-		if err != nil || attempt.Seed != first.Seed {
-			t.Fatalf("not gone on with: %+v, %v", attempt, err)
+		if err := r.Finish(t.Context(), second, created); err != nil {
+			t.Error(err)
 		}
-		withdraw(first, false) // the row has the first run's seed, and is the second's
-		withdraw(second, true)
-		r.again(t, "boot-2", first)
 	})
 
-	t.Run("a finished request can be neither finished again nor abandoned", func(t *testing.T) {
+	t.Run("a finished request can be neither finished again nor abandoned, but forgotten", func(t *testing.T) {
 		r.reset(t)
-		r.fresh(t, "boot-1", "a")
-		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+		first := r.fresh(t, "boot-1", "a")
+		if err := r.Finish(t.Context(), first, created); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.finish(t.Context(), "boot-1", postgres.Response{Status: 500}); !errors.Is(err, postgres.ErrTakenOver) {
+		if err := r.Finish(t.Context(), first, postgres.Response{Status: 500}); !errors.Is(err, postgres.ErrTakenOver) {
 			t.Errorf("finished twice: %v", err)
 		}
-		if err := r.Abandon(t.Context(), "acc_1", "key_1", "idem-1", "boot-1"); !errors.Is(err, postgres.ErrTakenOver) {
+		if err := r.Abandon(t.Context(), first); !errors.Is(err, postgres.ErrTakenOver) {
 			t.Errorf("abandoned: %v", err)
 		}
+		if err := r.Forget(t.Context(), first); err != nil {
+			t.Error(err)
+		}
+		r.fresh(t, "boot-2", "b")
 	})
 
 	t.Run("an expired request counts as absent, whatever it was, and is swept", func(t *testing.T) {
 		r.reset(t)
 		first := r.fresh(t, "boot-1", "a")
-		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+		if err := r.Finish(t.Context(), first, created); err != nil {
 			t.Fatal(err)
 		}
 		left := one[time.Duration](t, r.pool, `SELECT expires - now() FROM idempotency`)
@@ -312,7 +317,7 @@ func TestIdempotency(t *testing.T) {
 			t.Errorf("it is kept for %v", left)
 		}
 		run(t, r.pool, `UPDATE idempotency SET expires = now() - interval '1 second'`)
-		if second := r.fresh(t, "boot-2", "b"); second.Seed == first.Seed {
+		if second := r.fresh(t, "boot-2", "b"); second.Proposed.Seed == first.Proposed.Seed {
 			t.Error("it has the old seed")
 		}
 		if swept, err := r.Sweep(t.Context()); err != nil || swept != 0 {
@@ -327,14 +332,14 @@ func TestIdempotency(t *testing.T) {
 	t.Run("neither key nor seed nor answer nor fingerprint lies open in Postgres", func(t *testing.T) {
 		r.reset(t)
 		first := r.fresh(t, "boot-1", "fingerprint")
-		if err := r.finish(t.Context(), "boot-1", created); err != nil {
+		if err := r.Finish(t.Context(), first, created); err != nil {
 			t.Fatal(err)
 		}
 		row := one[[]byte](t, r.pool, `SELECT convert_to(account, 'UTF8') || convert_to(caller, 'UTF8') || key_hash || fingerprint || seed || response FROM idempotency`)
 		if !bytes.Contains(row, []byte("acc_1")) {
 			t.Fatal("the search itself does not work")
 		}
-		for _, secret := range [][]byte{[]byte("idem-1"), first.Seed[:], []byte("name"), []byte("Location"), []byte("fingerprint")} {
+		for _, secret := range [][]byte{[]byte("idem-1"), first.Proposed.Seed[:], []byte("name"), []byte("Location"), []byte("fingerprint")} {
 			if bytes.Contains(row, secret) {
 				t.Errorf("found %q", secret)
 			}

@@ -3,4 +3,4 @@
 ALTER TABLE idempotency ADD COLUMN run text NOT NULL DEFAULT '';
 
 COMMENT ON COLUMN idempotency.run IS
-    'The run of the request that has it. A run that was not told whether it got the request gives back what it has, and nothing that another run of the same boot has since.';
+    'The run of the request that has it, or had it last. Whoever was not told what came of ending its run tries again, and must not end the next one, which may be of the same boot.';
