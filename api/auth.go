@@ -33,6 +33,9 @@ type KeyUses interface {
 // presented takes the key out of the request, whose form and checksum it checks.
 func presented(r *http.Request) (apikey.Key, error) {
 	header := r.Header.Get("Authorization")
+	if len(r.Header.Values("Authorization")) > 1 { // whoever stands in front of us may have looked at the other one
+		return apikey.Key{}, repeated("Authorization")
+	}
 	scheme, token, _ := strings.Cut(header, " ")
 	if header == "" || !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(token) == "" {
 		return apikey.Key{}, problem("missing_api_key")

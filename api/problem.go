@@ -83,7 +83,7 @@ func explain(ctx context.Context, err error) *Problem {
 	case tooLarge:
 		return code("payload_too_large")
 	case isBadType:
-		return invalid(badType.Field, badType.Field+" has the wrong type.", badType.Field+" tiene un tipo incorrecto.")
+		return unfit(badType)
 	case badSyntax:
 		return notJSON(err)
 	case errors.Is(err, commands.ErrClientGone), errors.Is(context.Cause(ctx), context.Canceled):

@@ -4,8 +4,10 @@ package api
 // is instead, and never show the value.
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +27,15 @@ func unknownField(path string, known openapi3.Schemas) *Problem {
 // misspelt refuses a field in other letters than it has.
 func misspelt(path, name string) *Problem {
 	return invalid(path, fmt.Sprintf("There is no field %q here: it is written %q.", path, name), fmt.Sprintf("No existe el campo %q aquí: se escribe %q.", path, name))
+}
+
+// unfit refuses a value of the right kind that what it is read into cannot hold: 1e2 is an integer to a schema, and none to
+// who reads it.
+func unfit(found *json.UnmarshalTypeError) *Problem {
+	if found.Type != nil && found.Type.Kind() >= reflect.Int && found.Type.Kind() <= reflect.Uint64 {
+		return invalid(found.Field, found.Field+" must be an integer in plain digits.", found.Field+" debe ser un número entero escrito solo con cifras.")
+	}
+	return invalid(found.Field, found.Field+" has the wrong type.", found.Field+" tiene un tipo incorrecto.")
 }
 
 // repeated refuses what may be there once.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"testing"
@@ -57,6 +58,10 @@ func TestARefusalSaysWhatIsWrongInBothLanguages(t *testing.T) {
 		},
 		{request{method: "GET", path: "/api/keys?limit=ten"}, 400, "limit must be of type integer.", "limit debe ser de tipo integer."},
 		{request{method: "GET", path: "/api/keys?limit=1&limit=2"}, 400, "limit is there twice.", "limit está dos veces."},
+		{
+			request{method: "PATCH", path: "/api/accounts/acc_2", body: `{"limits":{"perDay":1e3}}`}, 400,
+			"limits.perDay must be an integer in plain digits.", "limits.perDay debe ser un número entero escrito solo con cifras.",
+		},
 		{
 			request{method: "GET", path: "/api/keys?page=2"}, 400,
 			`There is no parameter "page" here. The parameters are: cursor, limit.`, `No existe el parámetro "page" aquí. Los parámetros son: cursor, limit.`,
@@ -129,6 +134,20 @@ func TestADecisionsRefusalIsToldInBothLanguages(t *testing.T) {
 		in.header = inSpanish
 		if got := messageOf(t, w.do(in)); got != c.spanish {
 			t.Errorf("%q", got)
+		}
+	}
+}
+
+func TestTwoKeysInOneRequestAreNone(t *testing.T) {
+	w := newWorld(t)
+	for _, path := range []string{"/api/me", "/api/v1/turns/turn_1/events"} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Host = "nido.test:8080"
+		r.Header["Authorization"] = []string{"Bearer " + w.key(accountScopes), "Bearer " + w.key(accountScopes)}
+		answer := httptest.NewRecorder()
+		w.server.ServeHTTP(answer, r)
+		if body := w.refused(answer, 400, "invalid_request"); body.Param == nil || *body.Param != "Authorization" || body.Message != "Authorization is there twice." {
+			t.Errorf("%s: %+v", path, body)
 		}
 	}
 }
