@@ -76,7 +76,7 @@ var catalogue = []Entry{
 	{"account_exists", http.StatusConflict, ConflictError, false, "This account has been opened already.", "Esta cuenta ya fue abierta.",
 		"Read it instead."},
 	{"conversation_busy", http.StatusConflict, ConflictError, true, "The agent is still answering the message before.", "El agente todavía está respondiendo el mensaje anterior.",
-		"Send the message again once the reply before has come, or with `\"onBusy\": \"queue\"`, which lets it wait: for 60 seconds, with at most 15 others."},
+		"Send the message again once the reply before has come, or with `\"onBusy\": \"queue\"`, which lets it wait: for 60 seconds, with at most 15 others. Either way the message counts against the limits."},
 	{"conversation_erased", http.StatusConflict, ConflictError, false, "The conversation has been erased.", "La conversación fue borrada.",
 		"It was erased while the agent was answering, or this is the repetition of a request in it. A new message under the same id begins a new conversation."},
 	{"account_erased", http.StatusConflict, ConflictError, false, "The account has been erased.", "La cuenta fue borrada.",
@@ -93,7 +93,7 @@ var catalogue = []Entry{
 	{"unsupported_media_type", http.StatusUnsupportedMediaType, InvalidRequestError, false, "The body must be JSON, with Content-Type: application/json.", "El cuerpo debe ser JSON, con Content-Type: application/json.",
 		"Send `Content-Type: application/json`, uncompressed."},
 	{"idempotency_key_reused", http.StatusUnprocessableEntity, InvalidRequestError, false, "This Idempotency-Key was used for another request.", "Esta Idempotency-Key ya se usó para otra solicitud.",
-		"Use a new key for every new request."},
+		"Use a new key for every new request. Method, host, path, query and body of a repetition must be the same byte by byte."},
 
 	{"rate_limited", http.StatusTooManyRequests, RateLimitError, true, "There were too many requests.", "Hubo demasiadas solicitudes.",
 		"Repeat it after `Retry-After`, or `Retry-After-Ms`. `details.policy` says whose limit it is, `RateLimit` what is left of each; a refused request costs nothing."},

@@ -1657,31 +1657,31 @@ type ListAccountsParams struct {
 
 // OpenAccountParams defines parameters for OpenAccount.
 type OpenAccountParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // EraseAccountParams defines parameters for EraseAccount.
 type EraseAccountParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ChangeAccountParams defines parameters for ChangeAccount.
 type ChangeAccountParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ResumeAccountParams defines parameters for ResumeAccount.
 type ResumeAccountParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // SuspendAccountParams defines parameters for SuspendAccount.
 type SuspendAccountParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1696,31 +1696,31 @@ type ListAgentsParams struct {
 
 // CreateAgentParams defines parameters for CreateAgent.
 type CreateAgentParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // DeleteAgentParams defines parameters for DeleteAgent.
 type DeleteAgentParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ConfigureAgentParams defines parameters for ConfigureAgent.
 type ConfigureAgentParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // PauseAgentParams defines parameters for PauseAgent.
 type PauseAgentParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ResumeAgentParams defines parameters for ResumeAgent.
 type ResumeAgentParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1735,7 +1735,7 @@ type ListAgentVersionsParams struct {
 
 // RestoreAgentVersionParams defines parameters for RestoreAgentVersion.
 type RestoreAgentVersionParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1763,7 +1763,7 @@ type EraseConversationParams struct {
 	// AgentID Only this agent. With a conversation's id it is needed where the client chose that id.
 	AgentID *AgentFilter `form:"agentId,omitempty" json:"agentId,omitempty"`
 
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1790,7 +1790,7 @@ type ReopenConversationParams struct {
 	// AgentID Only this agent. With a conversation's id it is needed where the client chose that id.
 	AgentID *AgentFilter `form:"agentId,omitempty" json:"agentId,omitempty"`
 
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1799,7 +1799,7 @@ type ResolveConversationParams struct {
 	// AgentID Only this agent. With a conversation's id it is needed where the client chose that id.
 	AgentID *AgentFilter `form:"agentId,omitempty" json:"agentId,omitempty"`
 
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1814,31 +1814,31 @@ type ListKeysParams struct {
 
 // IssueKeyParams defines parameters for IssueKey.
 type IssueKeyParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // DeleteKeyParams defines parameters for DeleteKey.
 type DeleteKeyParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // DescribeKeyParams defines parameters for DescribeKey.
 type DescribeKeyParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RotateKeyParams defines parameters for RotateKey.
 type RotateKeyParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1899,13 +1899,13 @@ type ConversationStatsParamsGroupBy string
 
 // ChatOnHostParams defines parameters for ChatOnHost.
 type ChatOnHostParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ChatStreamOnHostParams defines parameters for ChatStreamOnHost.
 type ChatStreamOnHostParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1917,19 +1917,19 @@ type TurnEventsParams struct {
 
 // ChatByIDParams defines parameters for ChatByID.
 type ChatByIDParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ChatCompletionParams defines parameters for ChatCompletion.
 type ChatCompletionParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ChatCompletionOnHostParams defines parameters for ChatCompletionOnHost.
 type ChatCompletionOnHostParams struct {
-	// IdempotencyKey A key that the client makes up; a repetition within 24 hours gets the first answer again.
+	// IdempotencyKey A text that the client makes up for each new request, such as a UUID. A repetition within 24 hours, on any node, takes effect once and gets the first answer again, with `Idempotent-Replayed: true`. It belongs to the API key, also when that is rotated: under another key it is another request. Method, host, path, query and body must be the same byte by byte, else 422 `idempotency_key_reused`. While the first request is under way a repetition gets 409 `idempotency_in_flight`; a stream's follows the same turn from its beginning. Answers that may come out otherwise are not kept: 5xx, 429 and all others with `retryable`. So the repetition begins anew, or finds what the first one has done. With it a chat goes on when its client goes away.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
