@@ -95,6 +95,7 @@ func (s *Server) admit(r *http.Request, op *operation, caller projections.Caller
 		}
 	}
 	s.config.KeyUses.Used(caller.PublicID, now)
+	s.gates.known.met(x.key, now)
 	return nil
 }
 

@@ -29,6 +29,7 @@ var (
 // gates are a node's: chats, what is asked of ClickHouse, and the rest do not crowd each other out.
 type gates struct {
 	chats, analyses, rest gate
+	known                 acquaintances
 	refused               refusals
 }
 
@@ -54,10 +55,10 @@ func (g *gates) of(op *operation) *gate {
 var errCrowded = errors.New("more requests than the node can do")
 
 // enter takes the request through its gate, where its key waits with those of others. Nobody has looked yet whether there is
-// such a key: who invents keys has as many places in line as keys, and none of them beyond it.
+// such a key.
 func (s *Server) enter(r *http.Request, op *operation) error {
 	x := exchangeOf(r)
-	leave, ok := s.gates.of(op).enter(r.Context(), x.key.PublicID)
+	leave, ok := s.gates.of(op).enter(r.Context(), s.gates.known.queueOf(x.key))
 	if !ok {
 		x.refused = op.chat
 		s.gates.refused.note(r.Context(), s.logger, time.Now())

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain/apikey"
 )
 
 var smallGate = gateConfig{
@@ -341,4 +342,75 @@ func TestATurnThatWaitsForTheModelIsNoLoad(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestWhoInventsKeysWaitsBehindOtherStrangersOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		mine := request{method: "GET", path: "/api/me", key: w.key(accountScopes)}
+		if answer := w.do(mine); answer.Code != http.StatusOK {
+			t.Fatalf("%d %s", answer.Code, answer.Body)
+		}
+		gate := &w.server.gates.rest
+		*gate = newGate(gateConfig{least: 1, most: 1, target: time.Second, patience: time.Minute, crowdedPatience: time.Minute})
+		leave, _ := gate.enter(t.Context(), "somebody")
+		answers := make(chan int, 30)
+		ask := func(in request) {
+			go func() { answers <- w.do(in).Code }()
+			synctest.Wait()
+		}
+		for range 20 {
+			invented := request{method: "GET", path: "/api/me", key: w.key(accountScopes)}
+			key, err := apikey.Parse(invented.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			delete(w.callers, key.PublicID)
+			ask(invented)
+		}
+		ask(mine)
+		leave()
+		for before := 0; ; before++ {
+			if code := <-answers; code == http.StatusOK {
+				if before > 1 {
+					t.Errorf("%d of strangers went before a key that is known", before)
+				}
+				break
+			}
+		}
+	})
+}
+
+func TestKeysAreKnownForAWhileAndNotTooMany(t *testing.T) {
+	w, known := newWorld(t), acquaintances{}
+	keyOf := func() apikey.Key {
+		key, err := apikey.Parse(w.key(accountScopes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	first := keyOf()
+	known.met(first, noon)
+	for _, at := range []time.Duration{knownFor, 2*knownFor + time.Second} {
+		if known.queueOf(first) != first.PublicID {
+			t.Errorf("forgotten before %v", at)
+		}
+		known.met(keyOf(), noon.Add(at))
+	}
+	if known.queueOf(first) != first.PublicID {
+		t.Error("forgotten in the second period")
+	}
+	known.met(keyOf(), noon.Add(4*knownFor))
+	if known.queueOf(first) != strangers {
+		t.Error("known for ever")
+	}
+	for i := range maxKnown { // the map need not hold real keys to be full
+		known.now[[32]byte{byte(i), byte(i >> 8), byte(i >> 16), 1}] = struct{}{}
+	}
+	last := keyOf()
+	known.met(last, noon.Add(4*knownFor))
+	if len(known.now) != 1 || len(known.before) < maxKnown || known.queueOf(last) != last.PublicID {
+		t.Errorf("%d and %d keys are known", len(known.now), len(known.before))
+	}
 }
