@@ -83,8 +83,18 @@ func (c *capture) Write(part []byte) (int, error) {
 	return written, err
 }
 
+// leave is what the request's goroutine does at last.
+func (c *capture) leave() {
+	if !c.x.taken {
+		c.finish()
+	}
+}
+
 // finish hands the line over. A request of which nobody knows whose it is has no reader, and is not kept.
 func (c *capture) finish() {
+	for _, do := range c.x.behind {
+		do()
+	}
 	c.observe()
 	record, op := &c.x.record, c.x.op
 	if record.Account == "" || op == nil {

@@ -141,7 +141,11 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 		if turn.DataKey, err = s.dataKey(admitted.Key); err != nil {
 			return followed{}, err
 		}
-		live, err := s.config.Turns.Begin(r.Context(), x.meta(r), turn)
+		ctx := r.Context()
+		if turn.Streamed && s.config.Returned != nil {
+			ctx = x.attend(r) // the stream may outlast the request's goroutine
+		}
+		live, err := s.config.Turns.Begin(ctx, x.meta(r), turn)
 		if err == nil {
 			x.record.ConversationID, x.record.Owner = conversation, string(admitted.Stream)
 			if live.DataKey != nil {

@@ -36,6 +36,9 @@ type Config struct {
 	Clock func() time.Time
 	// Observer is told of requests. Default nobody.
 	Observer Observer
+	// Returned is where the connections of long streams come back to the server, which must serve it beside its own listener.
+	// Default none: then no connection is taken over.
+	Returned *Returned
 	// Tracer begins a span for each request. Default none.
 	Tracer trace.Tracer
 	// Logger takes what goes wrong. It finds a request's id in the context, by RequestIDOf. Required.

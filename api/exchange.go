@@ -39,8 +39,16 @@ type exchange struct {
 	streams bool              // the answer is a stream
 	left    func()            // gives the request's place in the node to the next; nil where it has none
 	rest    func()            // of the answer, once the route's handler has returned; nil for nothing
+	behind  []func()          // what is done once the answer is out
+	taken   bool              // the answer goes on without the request's goroutine
 	record  projections.Request
 	span    trace.Span // the request's part of a trace
+
+	// present ends when the client goes, by leaves; tied undoes that this is when the request's own context ends. Nil before
+	// somebody needs it.
+	present context.Context //nolint:containedctx // an exchange is what goes with a request
+	leaves  context.CancelCauseFunc
+	tied    func() bool
 
 	forgotten bool // the answer tells nothing of what was said in the conversation that the request is about
 }
@@ -65,17 +73,7 @@ func (x *exchange) meta(r *http.Request) commands.Meta {
 }
 
 // afterwards does something once the answer is out, the part of it too that goes out behind the route's handler.
-func (x *exchange) afterwards(do func()) {
-	rest := x.rest
-	if rest == nil {
-		do()
-		return
-	}
-	x.rest = func() {
-		defer do()
-		rest()
-	}
-}
+func (x *exchange) afterwards(do func()) { x.behind = append(x.behind, do) }
 
 // owner is the stream of the conversation whose texts are in the answer.
 func (x *exchange) owner() string {

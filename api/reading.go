@@ -45,13 +45,16 @@ type Patience struct {
 	Whole time.Duration
 }
 
+// idleTimeout is how long a connection is kept on which nothing is asked.
+const idleTimeout = 2 * time.Minute
+
 // NewServer returns an HTTP server with the limits that Nido runs under. Write deadlines are set per route.
 func NewServer(addr string, handler http.Handler, patience Patience) *http.Server {
 	return &http.Server{
 		Addr: addr, Handler: handler,
 		ReadHeaderTimeout: cmp.Or(patience.Header, 5*time.Second),
 		ReadTimeout:       cmp.Or(patience.Whole, 30*time.Second),
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    8 * maxHeaderBytes, // what has more gets net/http's own answer, which is not JSON
 		// OPTIONS * is a route like any that there is not; the server's own answer has no id.
 		DisableGeneralOptionsHandler: true,

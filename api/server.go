@@ -26,6 +26,8 @@ type Server struct {
 	logger       *slog.Logger
 	publicHost   string
 	followers    followers
+	holds        holds                  // the streams whose connections have been taken over
+	lasts        time.Duration          // how long those have lasted that are
 	cors         *cors.Cors             // nil where browsers of other origins are not let in
 	deprecations map[string]deprecation // by their items
 	management   *mux.Router            // what the management API serves
@@ -56,7 +58,7 @@ func newServer(config Config, contract contract) (*Server, error) {
 		return nil, fmt.Errorf("parse PublicURL: %w", err)
 	}
 	s := &Server{
-		config: config, logger: config.Logger, publicHost: public.Hostname(),
+		config: config, logger: config.Logger, lasts: lasts, publicHost: public.Hostname(),
 		management: mux.NewRouter().SkipClean(true), agentHost: mux.NewRouter().SkipClean(true), gates: newGates(),
 		contract: newStatic("application/json", contract.json), settling: make(chan struct{}, maxSettling),
 	}
@@ -114,19 +116,28 @@ func (s *Server) addRoutes(ops map[string]*operation) error {
 // ServeHTTP is the first part of the path, which every request takes: an id, the request log's line, a net under
 // panics, the host, the route.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	now := s.config.Clock()
-	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
-	r = s.startSpan(w, withExchange(r, x), x)
-	w.Header().Set("X-Request-Id", x.id)
-	capture := s.startCapture(w, r, x, now)
-	defer capture.finish()
+	capture := s.receive(w, r)
+	r = capture.request
+	defer capture.leave()
 	defer s.recover(capture, r)
 
 	if s.cors == nil {
 		s.route(capture, r)
-		return
+	} else {
+		s.cors.ServeHTTP(capture, r, s.route)
 	}
-	s.cors.ServeHTTP(capture, r, s.route)
+	if rest := capture.x.rest; rest != nil {
+		rest()
+	}
+}
+
+// receive begins an exchange.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request) *capture {
+	now := s.config.Clock()
+	x := &exchange{id: projections.NewRequestID(now), inputs: commands.NewInputs(now), header: w.Header(), client: s.config.TrustedProxies.client(r)}
+	r = s.startSpan(w, withExchange(r, x), x)
+	w.Header().Set("X-Request-Id", x.id)
+	return s.startCapture(w, r, x, now)
 }
 
 // route finds the host and the route.
@@ -145,9 +156,6 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.agentHost.ServeHTTP(w, r)
 	default:
 		s.management.ServeHTTP(w, r)
-	}
-	if x.rest != nil {
-		x.rest()
 	}
 }
 

@@ -52,26 +52,18 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, turn followed, f
 	case x.begun != nil: // somebody waits for how it ends
 		s.sendStream(w, r, turn, from, out)
 	default:
-		x.rest = func() { s.sendStream(w, r, turn, from, out) }
+		x.rest = func() { s.lastStream(w, r, turn, from, out) }
 	}
 }
 
+// sendStream sends a stream that its request's goroutine stays with.
 func (s *Server) sendStream(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) {
-	err := s.tell(w, r, turn, from, out)
-	if err == nil {
-		return
-	}
-	x := exchangeOf(r)
-	if lost, ok := errors.AsType[*lostTurn](err); ok && r.Context().Err() == nil {
-		x.record.ErrorCode = explain(r.Context(), lost.cause).Code
-		s.logger.WarnContext(r.Context(), "stream broken off", "turn", turn.id, "error", err)
-		panic(http.ErrAbortHandler) // only a broken connection says that the turn has not come to its end
-	}
-	x.record.ErrorCode = "request_cancelled"
-	if errors.Is(err, os.ErrDeadlineExceeded) && turn.live != nil {
-		turn.live.Release()
-	}
-	s.awaitUsage(r, turn)
+	(&telling{server: s, ctx: r.Context(), w: w, r: r, turn: turn, from: from, out: out}).run()
+}
+
+// lastStream sends a stream behind which the request has nothing more to do.
+func (s *Server) lastStream(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) {
+	(&telling{server: s, ctx: r.Context(), w: w, r: r, turn: turn, from: from, out: out, free: s.config.Returned != nil && turn.live != nil}).run()
 }
 
 // lostTurn is why a turn cannot be followed any more.
@@ -82,47 +74,114 @@ func (l *lostTurn) Error() string { return "follow the turn: " + l.cause.Error()
 // Unwrap returns the cause.
 func (l *lostTurn) Unwrap() error { return l.cause }
 
-// tell is the loop.
-func (s *Server) tell(w http.ResponseWriter, r *http.Request, turn followed, from int, out dialect) error {
-	s.config.Observer.StreamHeld(1)
-	defer s.config.Observer.StreamHeld(-1)
-	control := http.NewResponseController(w)
-	send := func(err error) error {
-		if err == nil {
-			err = control.Flush()
+// telling is a turn on its way to one of its readers. What it needs while it waits stands here, and not on the stack of who
+// waits: Go halves a stack only where three quarters of it are free.
+type telling struct {
+	server *Server
+	ctx    context.Context //nolint:containedctx // ends when the reader goes; it is another one for a stream that is held
+	w      http.ResponseWriter
+	r      *http.Request
+	turn   followed
+	from   int // bytes of the text that are out
+	out    dialect
+	free   bool // the connection may be taken over
+}
+
+// errTakenOver ends a loop whose stream goes on without it.
+var errTakenOver = errors.New("the stream's connection has been taken over")
+
+func (t *telling) run() {
+	observer := t.server.config.Observer
+	observer.StreamHeld(1)
+	defer func() {
+		if !exchangeOf(t.r).taken {
+			observer.StreamHeld(-1)
 		}
+	}()
+	if err := t.tell(); !errors.Is(err, errTakenOver) && t.over(err) {
+		panic(http.ErrAbortHandler) // only a broken connection says that the turn has not come to its end
+	}
+}
+
+// tell is the loop.
+func (t *telling) tell() error {
+	if err := t.begin(); err != nil {
 		return err
 	}
-	patience := func() { _ = control.SetWriteDeadline(time.Now().Add(slowest)) } // without a connection there is nothing to bound
-	patience()
-	if err := send(out.begin()); err != nil {
-		return err
-	}
+	began := time.Now()
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	for {
-		step, err := turn.Next(r.Context(), from, ping.C)
-		if err != nil {
-			return &lostTurn{err}
-		}
-		patience()
-		if step.Text != "" {
-			from += len(step.Text)
-			err = out.delta(step.Text, from)
-		}
-		switch {
-		case err != nil:
+		step, err := t.turn.Next(t.ctx, t.from, ping.C)
+		if over, err := t.pass(step, err); over || err != nil {
 			return err
-		case step.End != nil:
-			exchangeOf(r).ended(*step.End)
-			return send(out.end(*step.End))
-		case step.Text == "":
-			_, err = w.Write([]byte(": ping\n\n"))
 		}
-		if err := send(err); err != nil {
-			return err
+		if t.free && time.Since(began) >= t.server.lasts {
+			if t.takeOver() {
+				return errTakenOver
+			}
+			t.free = false
 		}
 	}
+}
+
+func (t *telling) begin() error {
+	t.patience()
+	return t.flush(t.out.begin())
+}
+
+// pass hands on what there is, which is a ping where there is nothing. It reports whether that was the end.
+func (t *telling) pass(step commands.Step, err error) (over bool, _ error) {
+	if err != nil {
+		return false, &lostTurn{err}
+	}
+	t.patience()
+	if step.Text != "" {
+		t.from += len(step.Text)
+		err = t.out.delta(step.Text, t.from)
+	}
+	switch {
+	case err != nil:
+		return false, err
+	case step.End != nil:
+		exchangeOf(t.r).ended(*step.End)
+		return true, t.flush(t.out.end(*step.End))
+	case step.Text == "":
+		_, err = t.w.Write([]byte(": ping\n\n"))
+	}
+	return false, t.flush(err)
+}
+
+// patience bounds how long the reader may take to make room for what comes now.
+func (t *telling) patience() {
+	_ = http.NewResponseController(t.w).SetWriteDeadline(time.Now().Add(slowest)) // without a connection there is nothing to bound
+}
+
+func (t *telling) flush(err error) error {
+	if err == nil {
+		err = http.NewResponseController(t.w).Flush()
+	}
+	return err
+}
+
+// over says how the telling has ended to those who want to know. It reports whether the connection must not look as if the
+// turn had come to its end.
+func (t *telling) over(err error) (broken bool) {
+	if err == nil {
+		return false
+	}
+	s, x := t.server, exchangeOf(t.r)
+	if lost, ok := errors.AsType[*lostTurn](err); ok && t.ctx.Err() == nil {
+		x.record.ErrorCode = explain(t.ctx, lost.cause).Code
+		s.logger.WarnContext(t.ctx, "stream broken off", "turn", t.turn.id, "error", err)
+		return true
+	}
+	x.record.ErrorCode = "request_cancelled"
+	if errors.Is(err, os.ErrDeadlineExceeded) && t.turn.live != nil {
+		t.turn.live.Release()
+	}
+	s.awaitUsage(t.r, t.turn)
+	return false
 }
 
 // awaitUsage waits a moment for the end of a turn that its client's leaving has cancelled.

@@ -85,7 +85,7 @@ func main() {
 func parse() settings {
 	var s settings
 	flag.StringVar(&s.nido, "nido", "bin/nido", "the built command under test")
-	flag.StringVar(&s.against, "against", "", "another build, to be measured in turn with it in rows 1, 2, 5, 8 and 16: nodes of both roles change over")
+	flag.StringVar(&s.against, "against", "", "another build, to be measured in turn with it in rows 1, 2, 5, 6, 8 and 16: nodes of both roles change over")
 	flag.BoolVar(&s.quick, "quick", false, "measure briefly: about two minutes in all, and not to be quoted")
 	flag.IntVar(&s.rounds, "rounds", 5, "interleaved rounds of each cell")
 	flag.DurationVar(&s.span, "span", 6*time.Second, "length of one measurement")

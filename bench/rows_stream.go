@@ -128,34 +128,43 @@ func (s *spoken) report(b *bench, name string, proxyCosts []float64) {
 // heldStreams is row 6: what a stream holds that says one token a second.
 func heldStreams(ctx context.Context, b *bench) error {
 	b.say("row 6: %d streams are held, one token a second each", b.streams)
-	c, up, err := b.compared(ctx)
+	up, err := b.upstreams(ctx)
 	if err != nil {
 		return err
 	}
-	agent, err := c.createAgent(ctx, "held")
-	if err != nil {
+	if err := b.heldBy(ctx, "proxy", up.heldProxy, b.said(up.heldProxy), 0); err != nil {
 		return err
 	}
-	// What a node needs once it has worked at all is not the streams'.
-	if _, err := b.measure(ctx, b.chat(c, c.fast), 64); err != nil {
-		return err
-	}
-	for _, what := range []struct {
-		name string
-		p    *process
-		job  job
-		goal float64
-	}{{"proxy", up.heldProxy, b.said(up.heldProxy), 0}, {"nido", c.api, b.stream(c, agent), 60}} {
-		grown, cpu, err := b.held(ctx, what.p, what.job)
+	for _, build := range b.builds() {
+		c, err := b.nodesOf(ctx, build)
 		if err != nil {
-			return fmt.Errorf("%s: %w", what.name, err)
+			return err
 		}
-		line := b.results.add(6, what.name+": resident per held stream", "KB", grown/1000)
-		if what.goal > 0 {
-			line.atMost(what.goal)
+		agent, err := c.createAgent(ctx, "held")
+		if err != nil {
+			return err
 		}
-		b.results.add(6, what.name+": CPU per 10,000 tokens", "s", cpu)
+		// What a node needs once it has worked at all is not the streams'.
+		if _, err := b.measure(ctx, b.chat(c, c.fast), 64); err != nil {
+			return err
+		}
+		if err := b.heldBy(ctx, b.called(build), c.api, b.stream(c, agent), 60); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// heldBy measures what a process holds and spends. A goal of 0 is none.
+func (b *bench) heldBy(ctx context.Context, name string, p *process, job job, goal float64) error {
+	grown, cpu, err := b.held(ctx, p, job)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if holds := b.results.add(6, name+": resident per held stream", "KB", grown/1000); goal > 0 {
+		holds.atMost(goal)
+	}
+	b.results.add(6, name+": CPU per 10,000 tokens", "s", cpu)
 	return nil
 }
 

@@ -35,6 +35,7 @@ type Live struct {
 	begun   bool          // the message has been accepted
 	ended   *TurnEnd      // how it ended
 	changed chan struct{} // closed and replaced by every change; nil while nobody waits
+	awaited []func()      // called at the next change
 	cancel  context.CancelFunc
 	givenUp bool // nobody brings in its end any more
 }
@@ -191,17 +192,45 @@ func (l *Live) announce() {
 		close(l.changed)
 		l.changed = nil
 	}
+	for i, ready := range l.awaited {
+		go ready()
+		l.awaited[i] = nil
+	}
+	l.awaited = l.awaited[:0]
 }
 
-// look returns what a reader at an offset can see now, or else what to wait for.
-func (l *Live) look(from int) (step Step, changed <-chan struct{}) {
+// Await has ready called, on a goroutine of its own, once there is something behind an offset. So a reader need not wait, and
+// holds nothing while nothing is said.
+func (l *Live) Await(from int, ready func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if from < l.shown || l.ended != nil {
+		go ready()
+		return
+	}
+	l.awaited = append(l.awaited, ready)
+}
+
+// Look returns what a reader at an offset can see now, which may be nothing.
+func (l *Live) Look(from int) Step {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen(from)
+}
+
+func (l *Live) seen(from int) (step Step) {
 	if from < l.shown {
 		step.Text = l.text.String()[from:l.shown]
 	}
 	step.End = l.ended
-	if step.Text == "" && step.End == nil {
+	return step
+}
+
+// look is Look, with what to wait for where there is nothing.
+func (l *Live) look(from int) (step Step, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if step = l.seen(from); step.Text == "" && step.End == nil {
 		if l.changed == nil {
 			l.changed = make(chan struct{})
 		}

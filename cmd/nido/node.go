@@ -76,7 +76,8 @@ type node struct {
 	watch         *commands.Watch
 	models        *model.Router
 	health        *health
-	handler       http.Handler
+	handler       *api.Server
+	returned      *api.Returned // connections of streams that have ended
 
 	metrics    *telemetry.Metrics
 	projectors *telemetry.Projectors
@@ -246,7 +247,9 @@ func (n *node) wireAPI() (err error) {
 	if err != nil {
 		return err
 	}
+	n.returned = api.NewReturned()
 	n.handler, err = api.New(api.Config{
+		Returned:  n.returned,
 		PublicURL: n.settings.publicURL(), BaseDomain: n.settings.BaseDomain, ChatTimeout: n.settings.TurnTimeout + chatMargin, Logger: n.log,
 		TrustedProxies: proxies, CORSOrigins: n.settings.CORSOrigins, Observer: n.metrics, Tracer: n.traces.Tracer("github.com/nidohq/nido/api"),
 		Open: func() bool { return n.has(roleAPI) && n.health.serving.Load() },

@@ -112,6 +112,7 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 	server := api.NewServer("", requests, api.Patience{Header: n.settings.HeaderTimeout, Whole: n.settings.BodyTimeout})
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
+	go func() { _ = server.Serve(n.returned) }() // which ends with the server
 
 	err := n.catchUp(ctx, background)
 	if err == nil && ctx.Err() == nil && background.Err() == nil {
@@ -148,10 +149,12 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 	defer func() { <-drained }()
 	stopping, cutOff := context.WithTimeout(context.WithoutCancel(ctx), n.settings.StopTimeout+lastWords)
 	defer cutOff()
-	if unfinished := server.Shutdown(stopping); unfinished != nil {
+	if unfinished := errors.Join(server.Shutdown(stopping), n.handler.Finish(stopping)); unfinished != nil {
 		n.log.WarnContext(ctx, "requests cut off", "error", unfinished)
 		_ = server.Close() // its errors are those of connections that are being cut off anyway
-		if !requests.ended(cutOffTimeout) {
+		last, giveUp := context.WithTimeout(context.WithoutCancel(ctx), cutOffTimeout)
+		defer giveUp()
+		if !requests.ended(cutOffTimeout) || n.handler.Finish(last) != nil {
 			n.log.WarnContext(ctx, "requests given up; a sweeper ends their turns")
 		}
 	}
