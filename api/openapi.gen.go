@@ -1036,7 +1036,7 @@ type KeyIssue struct {
 	// ExpiresAt Examples: 2027-01-01T00:00:00Z
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
 
-	// IPAllow Networks that the key may be used from, as CIDR prefixes; none means from anywhere.
+	// IPAllow Networks that the key may be used from, in CIDR notation, `203.0.113.7/32` for one address; none means from anywhere.
 	//
 	// Examples: ["203.0.113.0/24"]
 	IPAllow *[]string `json:"ipAllow,omitempty"`
@@ -1468,7 +1468,7 @@ type Reason struct {
 // RequestID Examples: req_06f1k2v8n0a1b2c3d4e5f6g7h8
 type RequestID = string
 
-// Scope defines model for Scope.
+// Scope `chat` opens chats, the turns' streams and OpenAI's routes; the others what their names say, for the key's account only. `admin` implies all of them and opens the accounts. `webhooks:…` and `account:write` open nothing yet. Each operation's `x-nido-scope` says what it needs.
 type Scope string
 
 // Slug One DNS label; the agent's host is `<slug>.<base domain>`.

@@ -85,6 +85,8 @@ func TestDecisions(t *testing.T) {
 		"a key is bound to so many agents only":     {"agentIds", func(k *apikey.Issued) { k.AgentIDs = many("agt_1", apikey.MaxAgentIDs+1) }},
 		"a key comes from so many networks only":    {"ipAllow", func(k *apikey.Issued) { k.IPAllow = many("10.0.0.0/8", apikey.MaxIPAllow+1) }},
 		"a network is a prefix, not an address":     {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"10.0.0.0/8", "10.0.0.1"} }},
+		"a network ends where its prefix does":      {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"10.0.0.0/8", "203.0.113.7/24"} }},
+		"so does one of IPv6":                       {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"2001:db8::1/64"} }},
 		"a network is not IPv4 in IPv6":             {"ipAllow", func(k *apikey.Issued) { k.IPAllow = []string{"::ffff:10.0.0.0/104"} }},
 		"metadata have so many entries only":        {"metadata", func(k *apikey.Issued) { k.Metadata = entries }},
 		"a key does not expire before it is issued": {"expiresAt", func(k *apikey.Issued) { k.ExpiresAt = now.Add(-time.Hour) }},

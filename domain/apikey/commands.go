@@ -73,7 +73,7 @@ func (c Issue) decide(s State) ([]Event, error) {
 		return nil, err
 	}
 	unknown := slices.IndexFunc(c.Scopes, func(s Scope) bool { return !slices.Contains(Scopes, s) })
-	badPrefix := slices.IndexFunc(c.IPAllow, func(p string) bool { return !isNetwork(p) })
+	badNetwork := networks(c.IPAllow)
 	switch {
 	case len(c.Scopes) == 0:
 		return nil, domain.RefuseField("scopes", "invalid_request", "scopes must name at least one scope", "scopes debe nombrar al menos un permiso")
@@ -83,8 +83,8 @@ func (c Issue) decide(s State) ([]Event, error) {
 		return nil, domain.RefuseField("agentIds", "invalid_request", "agentIds must name at most %d agents", "agentIds debe nombrar como máximo %d agentes", MaxAgentIDs)
 	case len(c.IPAllow) > MaxIPAllow:
 		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow must have at most %d prefixes", "ipAllow debe tener como máximo %d prefijos", MaxIPAllow)
-	case badPrefix >= 0:
-		return nil, domain.RefuseField("ipAllow", "invalid_request", "ipAllow: %q is not a network in CIDR notation such as 203.0.113.0/24, or 203.0.113.7/32 for one address", "ipAllow: %q no es una red en notación CIDR como 203.0.113.0/24, o 203.0.113.7/32 para una sola dirección", c.IPAllow[badPrefix])
+	case badNetwork != nil:
+		return nil, badNetwork
 	case !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(c.Now):
 		return nil, domain.RefuseField("expiresAt", "invalid_request", "expiresAt must lie in the future", "expiresAt debe estar en el futuro")
 	case exceeded != nil:
@@ -108,11 +108,23 @@ func describable(name string, metadata map[string]string) error {
 	return nil
 }
 
-// isNetwork reports whether a text is a prefix that addresses can lie in. Those written as IPv4 in IPv6 are not: an address
-// is always taken as what it stands for.
-func isNetwork(text string) bool {
-	prefix, err := netip.ParsePrefix(text)
-	return err == nil && !prefix.Addr().Is4In6()
+// networks refuses what is not a network that addresses can lie in. Those written as IPv4 in IPv6 are none: an address is
+// always taken as what it stands for. Neither is one address with the length of its network: 203.0.113.7/24 lets 256 in, and
+// whoever wrote it may have meant one.
+func networks(ipAllow []string) error {
+	for _, text := range ipAllow {
+		network, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil, network.Addr().Is4In6():
+			return domain.RefuseField("ipAllow", "invalid_request", "ipAllow: %q is not a network in CIDR notation such as 203.0.113.0/24, or 203.0.113.7/32 for one address",
+				"ipAllow: %q no es una red en notación CIDR como 203.0.113.0/24, o 203.0.113.7/32 para una sola dirección", text)
+		case network != network.Masked():
+			one := netip.PrefixFrom(network.Addr(), network.Addr().BitLen())
+			return domain.RefuseField("ipAllow", "invalid_request", "ipAllow: %s is an address and not a network; write %s for the whole network, or %s for that address",
+				"ipAllow: %s es una dirección y no una red; se escribe %s para toda la red, o %s para esa dirección", text, network.Masked(), one)
+		}
+	}
+	return nil
 }
 
 func (c Describe) decide(s State) ([]Event, error) {
