@@ -114,9 +114,11 @@ func (h *held) hear() {
 	}
 	defer h.recover(h.tells)
 	live := h.tells.turn.live
-	if over, err := h.tells.pass(live.Look(h.tells.from), nil); over || err != nil {
-		h.end(err)
-		return
+	if step := live.Look(h.tells.from); step != (commands.Step{}) { // a reader may know of more than there is yet
+		if over, err := h.tells.pass(step, nil); over || err != nil {
+			h.end(err)
+			return
+		}
 	}
 	live.Await(h.tells.from, h.hears)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -209,6 +210,26 @@ func TestASlowReaderOfAStreamThatLastsIsLetGoOf(t *testing.T) {
 		}
 		if _, tied := live.Cancelled(t.Context()); tied {
 			t.Error("its reader's leaving would have cancelled it")
+		}
+	})
+}
+
+func TestAStreamThatLastsSaysNothingToAReaderWhoKnowsOfMoreThanThereIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		live := commands.NewLive("turn_9", "conv-1", "agt_1", "msg_9", noon)
+		told := httptest.NewRecorder()
+		r := withExchange(httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{})
+		w := newWorld(t)
+		turn := ofThisNode(live)
+		h := &held{server: w.server, tells: &telling{
+			server: w.server, ctx: t.Context(), w: told, r: r, turn: turn, from: 100, out: newTurnEvents(w.server, told, r, turn, false),
+		}}
+		h.hears = h.hear
+		live.Await(100, h.hears)
+		live.Say("short")
+		synctest.Wait()
+		if told.Body.Len() != 0 {
+			t.Errorf("it was told %q", told.Body)
 		}
 	})
 }

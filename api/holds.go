@@ -105,8 +105,8 @@ func (h *holds) breakOff() {
 	}
 }
 
-// Finish waits for streams whose connections have been taken over, when the server has been shut down, which does not know
-// them; when the context ends, it breaks them off, and returns why.
+// Finish waits for streams whose connections have been taken over, while the server is shut down, which does not know them;
+// when the context ends, it breaks them off, and returns why.
 func (s *Server) Finish(ctx context.Context) error {
 	none := s.holds.stop()
 	select {

@@ -149,7 +149,9 @@ func (n *node) serve(ctx, background context.Context, parts *errgroup.Group, lis
 	defer func() { <-drained }()
 	stopping, cutOff := context.WithTimeout(context.WithoutCancel(ctx), n.settings.StopTimeout+lastWords)
 	defer cutOff()
-	if unfinished := errors.Join(server.Shutdown(stopping), n.handler.Finish(stopping)); unfinished != nil {
+	streams := make(chan error, 1)
+	go func() { streams <- n.handler.Finish(stopping) }() // beside the server, since idle connections are to go now
+	if unfinished := errors.Join(server.Shutdown(stopping), <-streams); unfinished != nil {
 		n.log.WarnContext(ctx, "requests cut off", "error", unfinished)
 		_ = server.Close() // its errors are those of connections that are being cut off anyway
 		last, giveUp := context.WithTimeout(context.WithoutCancel(ctx), cutOffTimeout)
