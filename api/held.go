@@ -182,7 +182,7 @@ func (h *held) giveBack(keep bool) {
 		return
 	}
 	_ = h.conn.SetDeadline(time.Time{}) // the server sets its own
-	h.server.config.Returned.give(&returned{Conn: h.conn, unread: h.unread})
+	h.server.config.Returned.give(h.conn, h.unread)
 }
 
 // recover does what the server does for a handler: a panic ends its request and nothing else.

@@ -41,7 +41,7 @@ func newLasting(t *testing.T) *lasting {
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		l.dialled++
 		ours, theirs := net.Pipe()
-		front.give(theirs)
+		front.give(theirs, nil)
 		return ours, nil
 	}}
 	l.client = &http.Client{Transport: transport}
@@ -292,4 +292,28 @@ func TestAFaultOfOursEndsOneStreamThatLastsAndNotTheProcess(t *testing.T) {
 			t.Errorf("%d connections are left; %s", l.kept(), l.logged)
 		}
 	})
+}
+
+func TestAConnectionComesBackAsItWasHoweverOften(t *testing.T) {
+	back := NewReturned()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	var conn net.Conn = theirs
+	for _, unread := range []string{"o", "n", "i"} { // of which nobody reads anything in between
+		go back.give(conn, []byte(unread))
+		var err error
+		if conn, err = back.Accept(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() {
+		_, _ = ours.Write([]byte("do"))
+		_ = ours.Close()
+	}()
+	if text, err := io.ReadAll(conn); err != nil || string(text) != "inodo" {
+		t.Errorf("%s, %v", text, err)
+	}
+	if conn.(*returned).Conn != theirs { //nolint:errcheck // it is what Accept returns
+		t.Error("each time has left something around it")
+	}
 }

@@ -150,7 +150,12 @@ func (r *Returned) Close() error {
 // Addr implements net.Listener. It has no address of its own.
 func (r *Returned) Addr() net.Addr { return &net.TCPAddr{} }
 
-func (r *Returned) give(conn net.Conn) {
+// give hands a connection to the server, with what has been read of its next request.
+func (r *Returned) give(conn net.Conn, unread []byte) {
+	if before, again := conn.(*returned); again { // not one more around it for each stream that it has had
+		conn, unread = before.Conn, append(unread, before.unread...)
+	}
+	conn = &returned{Conn: conn, unread: unread}
 	select {
 	case r.conns <- conn:
 	case <-r.closed:
@@ -162,6 +167,14 @@ func (r *Returned) give(conn net.Conn) {
 type returned struct {
 	net.Conn
 	unread []byte
+}
+
+// CloseWrite lets the server close a connection behind an error without taking the answer back from who still sends.
+func (r *returned) CloseWrite() error {
+	if half, can := r.Conn.(interface{ CloseWrite() error }); can {
+		return half.CloseWrite()
+	}
+	return nil
 }
 
 // Read implements net.Conn.
