@@ -51,6 +51,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, turn followed, f
 	case r.Method == http.MethodHead:
 	case x.begun != nil: // somebody waits for how it ends
 		s.sendStream(w, r, turn, from, out)
+		_ = http.NewResponseController(w).Flush() // a client that has left by now has nothing to hear
 	default:
 		x.rest = func() { s.lastStream(w, r, turn, from, out) }
 	}
@@ -145,7 +146,7 @@ func (t *telling) pass(step commands.Step, err error) (over bool, _ error) {
 		return false, err
 	case step.End != nil:
 		exchangeOf(t.r).ended(*step.End)
-		return true, t.flush(t.out.end(*step.End))
+		return true, t.out.end(*step.End) // who has the connection sends it in one packet with the mark of the body's end
 	case step.Text == "":
 		_, err = t.w.Write([]byte(": ping\n\n"))
 	}

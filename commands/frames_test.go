@@ -69,6 +69,31 @@ func TestManyTurnsReadTheirModelsOnceAFrameAndFewAtOnce(t *testing.T) {
 	}
 }
 
+func TestAModelIsReadOnWhenItsFirstWordIsShownOrAfterASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(&writes{}, slog.New(slog.DiscardHandler))
+		live := NewLive("turn", "conv", "agt", "msg", time.Now())
+		live.DataKey, live.begun = openKey{}, false
+		began := time.Now()
+		rested := func(want time.Duration, what string) {
+			t.Helper()
+			live.rest(t.Context())
+			if rested := time.Since(began); rested != want {
+				t.Errorf("%s it has rested for %v in all", what, rested)
+			}
+		}
+		rested(0, "with nothing said")
+		live.Say("¡Hola!")
+		rested(longestRest, "while its message is not accepted")
+		time.AfterFunc(time.Millisecond, func() { live.open(t.Context(), k, true) })
+		rested(longestRest+time.Millisecond, "with its first word shown")
+		live.Say(" ¿Qué tal?")
+		rested(longestRest+time.Millisecond, "where nobody else speaks")
+		live.End(Reply{}, nil)
+		k.close()
+	})
+}
+
 func TestNobodyRestsForAKeeperThatDoesNotWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f frames

@@ -101,16 +101,34 @@ func (l *Live) Say(piece string) {
 	l.advance()
 }
 
-// rest waits until more of the reply may be shown soon: always at once before its first word is.
+// rest waits until more of the reply may be shown soon: that is, when its first word has been shown, and then once a frame.
 func (l *Live) rest(ctx context.Context) {
 	l.mu.Lock()
 	rests := l.rests
-	if l.shown == 0 || l.ended != nil {
+	switch {
+	case l.ended != nil, l.text.Len() == 0:
 		rests = nil
+	case l.shown == 0:
+		rests = l.untilShown(l.change())
 	}
 	l.mu.Unlock()
 	if rests != nil {
 		rests(ctx)
+	}
+}
+
+// longestRest bounds the wait for the first word to be shown: the model is not to be kept waiting by stores that hang.
+const longestRest = time.Second
+
+func (l *Live) untilShown(changed <-chan struct{}) func(context.Context) {
+	return func(ctx context.Context) {
+		limit := time.NewTimer(longestRest)
+		defer limit.Stop()
+		select {
+		case <-changed:
+		case <-limit.C:
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -231,12 +249,17 @@ func (l *Live) look(from int) (step Step, changed <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if step = l.seen(from); step.Text == "" && step.End == nil {
-		if l.changed == nil {
-			l.changed = make(chan struct{})
-		}
-		changed = l.changed
+		changed = l.change()
 	}
 	return step, changed
+}
+
+// change returns what is closed with the next change.
+func (l *Live) change() <-chan struct{} {
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
 }
 
 // Next returns what comes behind an offset as soon as there is something: text, the end, or both. It returns nothing when

@@ -16,10 +16,10 @@ type eventReader struct {
 	lines *bufio.Reader
 	body  io.Reader
 	// What comes encrypted is read in pieces as the server wrote them, and only a read that had to wait says that there is no
-	// more. In the clear a read brings all that came, as far as it fits: less than a buffer is all, but for the marks of chunks.
+	// more. In the clear a read brings all that came, as far as it fits.
 	pieces bool
 	waited bool   // the last read
-	got    int    // bytes, by the last read
+	filled bool   // the last read, all the room that there was
 	long   []byte // a line that does not fit into the buffer
 	data   []byte
 	limit  int
@@ -37,7 +37,7 @@ var eventReaders = sync.Pool{New: func() any { return &eventReader{lines: bufio.
 
 func newEventReader(body io.Reader, limit int) *eventReader {
 	r := eventReaders.Get().(*eventReader)
-	r.body, r.limit, r.pieces, r.waited, r.got = body, limit, false, false, 0
+	r.body, r.limit, r.pieces, r.waited, r.filled = body, limit, false, false, false
 	r.lines.Reset(r)
 	return r
 }
@@ -85,14 +85,15 @@ func (r *eventReader) drained() bool {
 	if r.lines.Buffered() > 0 {
 		return false
 	}
-	return r.waited || !r.pieces && r.got < lineBuffer-lineBuffer/16
+	return r.waited || !r.pieces && !r.filled
 }
 
 // Read notes what a look at the network brought.
 func (r *eventReader) Read(p []byte) (n int, err error) {
 	if !r.pieces {
-		r.got, err = r.body.Read(p)
-		return r.got, err
+		n, err = r.body.Read(p)
+		r.filled = n == len(p)
+		return n, err
 	}
 	began := time.Now()
 	n, err = r.body.Read(p)
