@@ -32,6 +32,7 @@ type job struct {
 	Want                                int    // the status of a success
 	First                               string // what the first token of a stream looks like; latencies end there
 	Refusals                            bool   // 429 and 503 are answers, too, and reckoned from when they were sent
+	Beside                              []job  // are sent meanwhile by the same process: open loops of the same span
 }
 
 // measurement is what came of it. Latencies are in microseconds, from the intended start in an open loop.
@@ -43,6 +44,7 @@ type measurement struct {
 	// What was refused, where that is an answer.
 	Refused                int
 	RefusedP50, RefusedP99 float64
+	Beside                 []measurement
 }
 
 func (m measurement) perSecond() float64 { return float64(m.Done) / m.Elapsed.Seconds() }
@@ -89,6 +91,16 @@ func (j *job) run() measurement {
 	workers := make([]*worker, j.Connections)
 	for i := range workers {
 		workers[i] = &worker{job: j, number: i, wire: &wire{addr: j.Addr}}
+		if j.Refusals { // a refusal is an answer on a connection that is there
+			if err := workers[i].wire.connect(); err != nil {
+				workers[i].fail(err.Error())
+			}
+		}
+	}
+	beside := make([]measurement, len(j.Beside))
+	var others sync.WaitGroup
+	for i := range j.Beside {
+		others.Go(func() { beside[i] = j.Beside[i].run() })
 	}
 	began := time.Now()
 	end := began.Add(j.Span)
@@ -97,7 +109,10 @@ func (j *job) run() measurement {
 	} else {
 		j.closed(workers, end)
 	}
-	return j.sum(workers, time.Since(began))
+	m := j.sum(workers, time.Since(began))
+	others.Wait()
+	m.Beside = beside
+	return m
 }
 
 // closed lets every connection send its next request when it has the answer to the last.

@@ -179,11 +179,30 @@ func overload(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// floors are requests that nothing is done for, sent beside the load by the process that sends it: to a process that has
+// nothing else to do, and to the node itself. What they take is the machine's and the load generator's part of a refusal.
+func floors(hello, node *process, load job) []job {
+	idle := job{Addr: hello.addr, Method: http.MethodPost, Path: "/hello", Body: load.Body}
+	probe := job{Addr: node.addr, Method: http.MethodGet, Path: "/livez"}
+	both := []job{idle, probe}
+	for i := range both {
+		both[i].Rate, both[i].Span, both[i].Connections, both[i].Refusals = 100, load.Span, 64, true
+	}
+	return both
+}
+
 // overloaded gathers the figures of row 16 of one build.
-type overloaded struct{ normal, rates, accepted, slower, served, refused50, refused99, share, lost []float64 }
+type overloaded struct {
+	normal, rates, accepted, slower, served, refused50, refused99, share, lost []float64
+	idle50, idle99, probe50, probe99                                           []float64 // of requests that nothing is done for
+}
 
 func (o *overloaded) measure(ctx context.Context, b *bench, build string, conn *pgx.Conn) error {
 	c, err := b.nodesOf(ctx, build)
+	if err != nil {
+		return err
+	}
+	hello, err := b.reference(ctx, "hello", "hello")
 	if err != nil {
 		return err
 	}
@@ -203,6 +222,7 @@ func (o *overloaded) measure(ctx context.Context, b *bench, build string, conn *
 	}
 	twice := b.chat(c, c.fast)
 	twice.Span, twice.Rate, twice.Refusals = before.Span, 2*usual.perSecond(), true
+	twice.Beside = floors(hello, c.api, twice)
 	much, err := b.measure(ctx, twice, 1024)
 	if err != nil {
 		return err
@@ -217,6 +237,9 @@ func (o *overloaded) measure(ctx context.Context, b *bench, build string, conn *
 	o.normal, o.rates = append(o.normal, usual.P99), append(o.rates, usual.perSecond())
 	o.accepted, o.slower, o.served = append(o.accepted, much.P99), append(o.slower, much.P99/usual.P99), append(o.served, much.perSecond()/usual.perSecond())
 	o.refused50, o.refused99 = append(o.refused50, much.RefusedP50), append(o.refused99, much.RefusedP99)
+	idle, probe := much.Beside[0], much.Beside[1]
+	o.idle50, o.idle99 = append(o.idle50, idle.P50), append(o.idle99, idle.P99)
+	o.probe50, o.probe99 = append(o.probe50, probe.P50), append(o.probe99, probe.P99)
 	o.share = append(o.share, float64(much.Refused)/float64(much.Done+much.Refused+much.Failed))
 	o.lost = append(o.lost, float64(max(0, int64(much.Done)-(to-from))))
 	return nil
@@ -232,5 +255,9 @@ func (o *overloaded) report(b *bench, name string) {
 	b.results.add(16, twice+"part that is refused", "×", o.share...)
 	b.results.add(16, twice+"refusals' p50", "ms", o.refused50...)
 	b.results.add(16, twice+"refusals' p99", "ms", o.refused99...).atMost(20)
+	b.results.add(16, twice+"a process that has nothing else to do says hello: p50", "ms", o.idle50...)
+	b.results.add(16, twice+"the same: p99", "ms", o.idle99...)
+	b.results.add(16, twice+"the node says that it is alive: p50", "ms", o.probe50...)
+	b.results.add(16, twice+"the same: p99", "ms", o.probe99...)
 	b.results.add(16, twice+"acknowledged replies that are not in Postgres", "", o.lost...).atMost(0)
 }

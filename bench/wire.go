@@ -36,14 +36,24 @@ func (w *wire) close() {
 	}
 }
 
+// connect makes the connection, unless there is one.
+func (w *wire) connect() (err error) {
+	if w.conn != nil {
+		return nil
+	}
+	if w.conn, err = net.DialTimeout("tcp", w.addr, 5*time.Second); err != nil {
+		w.conn = nil
+		return err
+	}
+	w.reader = bufio.NewReaderSize(w.conn, 8<<10)
+	return nil
+}
+
 // exchange sends a request and reads the answer, which is valid until the next one.
 func (w *wire) exchange(j *job, body []byte) (status int, answer []byte, err error) {
 	w.mark, w.first = []byte(j.First), time.Time{}
-	if w.conn == nil {
-		if w.conn, err = net.DialTimeout("tcp", w.addr, 5*time.Second); err != nil {
-			return 0, nil, err
-		}
-		w.reader = bufio.NewReaderSize(w.conn, 8<<10)
+	if err := w.connect(); err != nil {
+		return 0, nil, err
 	}
 	defer func() {
 		if err != nil {
