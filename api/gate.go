@@ -15,9 +15,9 @@ import (
 type gateConfig struct {
 	least, most int           // how many may be inside; it begins with the least
 	target      time.Duration // what half of them may take; or slack times what they take when there are few
-	// patience is how long others may have to wait outside. That is for what comes at once and is soon done; where somebody
-	// has been refused lately there is no end to those who come, and who waits then is only late: crowdedPatience is what is
-	// left, enough for a place to become free for whoever is next.
+	// patience is how long the line outside may be, in what it takes to let it in. That is for what comes at once and is soon
+	// done; where there is no end to those who come, who waits is only late: crowdedPatience is what is left, enough for
+	// somebody to be there when a place becomes free.
 	patience, crowdedPatience time.Duration
 }
 
@@ -30,6 +30,14 @@ const (
 	fewOf = 4
 	// crowdedFor is for how long a refusal says that there is too much to do.
 	crowdedFor = time.Second
+	// looks is how many times the line is looked at within the patience, and after how many in succession at which it has
+	// grown there is no end to those who come. grownBy is the part of the limit that counts as grown.
+	looks   = 5
+	crowdAt = 3
+	grownBy = 10
+	// lateBy is how many times the patience somebody waits who has a place in line: they are to be served, also where it moves
+	// more slowly than it did. In a crowd it is once: who has not been let in by then is before a node that is stuck.
+	lateBy = 2
 	// leastRoom is how many may stand outside whatever they take: keys can only take turns where some wait.
 	leastRoom = 4
 	// stuckAfter is for how long an end counts.
@@ -49,9 +57,14 @@ type gate struct {
 	peak    int             // how many were inside at most during the sample
 	full    bool            // the limit was reached during the sample
 	pace    time.Duration   // in which one was let out, in the last sample
+	moves   time.Duration   // in which one is let in where there has been a line all the time; else what is to be expected
 	half    time.Duration   // what half of the last sample took
 	idle    time.Duration   // what half of a sample takes where there are few
 	refused time.Time       // when somebody was last sent away
+	stands  time.Time       // when somebody came who found nobody in line
+	looked  time.Time       // when the line was last looked at
+	length  int             // how long it was
+	grown   int             // at how many looks in succession it has been longer than before
 }
 
 func newGate(c gateConfig) gate { return gate{gateConfig: c, limit: float64(c.least)} }
@@ -106,22 +119,39 @@ func (g *gate) pass(ctx context.Context, whose string) bool {
 // queue gives a place in line, nil for none, and says for how long.
 func (g *gate) queue(whose string) (*waiter, time.Duration) {
 	now := time.Now()
-	patience, crowded := g.patience, now.Sub(g.refused) < crowdedFor
-	if crowded {
-		patience = g.crowdedPatience
+	if g.waiting.count == 0 {
+		g.stands = now
 	}
+	g.look(now)
+	crowded := g.grown >= crowdAt || now.Sub(g.refused) < crowdedFor
 	greedier := g.waiting.greedier(whose)
-	if g.waiting.count >= g.room(patience, crowded) {
+	if g.waiting.count >= g.room(crowded) {
 		g.refused = now
 		if greedier == nil {
 			return nil, 0
 		}
 		g.waiting.sendAway(greedier)
 	}
-	if greedier != nil { // it is not this key's doing that there is a crowd
+	patience := lateBy * g.patience
+	if crowded && greedier == nil { // else it is not this key's doing that there is a crowd
 		patience = g.patience
 	}
 	return g.waiting.add(whose), patience
+}
+
+// look sees now and then whether the line has grown. What comes at once makes it grow once or twice, and those who come
+// back when they have been answered not at all.
+func (g *gate) look(now time.Time) {
+	since, often := now.Sub(g.looked), g.patience/looks
+	if since < often {
+		return
+	}
+	if since < 2*often && g.waiting.count >= g.length+int(g.limit/grownBy) {
+		g.grown++
+	} else {
+		g.grown = 0
+	}
+	g.looked, g.length = now, g.waiting.count
 }
 
 // back lets one in again that was let in before, whether or not there is room: what has been begun is brought to its end,
@@ -144,17 +174,22 @@ func (g *gate) back() (leave func()) {
 	}
 }
 
-// room is how many may stand outside: as many as are let in during their patience, when all that are inside slow each other
-// down, and no more than have been of late where there is a crowd. Of those that are refused hardly anybody has waited, and of
-// those that wait nearly everybody is served.
-func (g *gate) room(patience time.Duration, crowded bool) int {
-	inside := max(g.half, 3*g.target/2) // the target is for the quicker half
-	room := int(g.limit * float64(patience) / float64(inside))
-	if crowded && g.pace > 0 {
-		room = min(room, int(patience/g.pace))
+// room is how many may stand outside: as many as are let in during the patience, and where there is a crowd no more than
+// have been of late. Of those that are refused hardly anybody has waited, and of those that wait nearly everybody is served.
+func (g *gate) room(crowded bool) int {
+	patience, pace := g.patience, g.moves
+	if crowded {
+		patience, pace = g.crowdedPatience, g.pace
+	}
+	room := int(g.limit * float64(patience) / float64(g.crush()))
+	if pace > 0 {
+		room = min(room, int(patience/pace))
 	}
 	return max(leastRoom, room)
 }
+
+// crush is how long somebody is inside when all that are slow each other down. The target is for the quicker half.
+func (g *gate) crush() time.Duration { return max(g.half, 3*g.target/2) }
 
 func (g *gate) leave(took time.Duration) {
 	g.mu.Lock()
@@ -186,6 +221,11 @@ func (g *gate) adjust() {
 	g.half = half
 	if !g.since.IsZero() {
 		g.pace = now.Sub(g.since) / sampled
+	}
+	if usual := time.Duration(float64(g.crush()) / g.limit); g.waiting.count == 0 || g.stands.After(g.since) {
+		g.moves = usual
+	} else {
+		g.moves += (g.pace - g.moves) / 4 // places become free in bundles
 	}
 	switch {
 	case g.idle == 0 && g.peak <= g.least/fewOf || half < g.idle:

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -19,14 +20,14 @@ import (
 )
 
 var smallGate = gateConfig{
-	least: 8, most: 64, target: 10 * time.Millisecond, patience: 8 * time.Millisecond, crowdedPatience: 2 * time.Millisecond,
+	least: 8, most: 64, target: 10 * time.Millisecond, patience: 40 * time.Millisecond, crowdedPatience: time.Millisecond,
 }
 
 // offer is what is sent into a gate with one key, and what came of it.
 type offer struct {
 	every, during           time.Duration
 	served, refused, inVain int
-	waited                  []time.Duration // of those that were refused
+	waited, stood           []time.Duration // of those that were refused, and of those that were not
 }
 
 // offered sends requests into a gate at their paces, each of which takes what serving says of how many are inside.
@@ -43,6 +44,7 @@ func offered(t *testing.T, g *gate, serving func(inside int) time.Duration, offe
 			switch {
 			case in:
 				o.served++
+				o.stood = append(o.stood, waited)
 			case waited > 0:
 				o.inVain++
 				fallthrough
@@ -93,9 +95,63 @@ func TestANodeThatIsOfferedTwiceWhatItCanDoDoesWhatItCan(t *testing.T) {
 			t.Errorf("there is room for %.0f, of whom each takes %v", g.limit, busy(int(g.limit)))
 		}
 		slices.Sort(twice.waited)
-		if late := twice.waited[len(twice.waited)*99/100]; late > smallGate.crowdedPatience {
+		if late := twice.waited[len(twice.waited)*99/100]; late > 0 {
 			t.Errorf("one in a hundred heard only after %v that there is no room", late)
 		}
+	})
+}
+
+func TestWhereThereIsNoEndToThemTheLineIsCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(workGate)
+		node := func(int) time.Duration { return 90 * time.Millisecond } // 1,066 a second
+		o := &offer{every: 500 * time.Microsecond, during: 2 * time.Second}
+		offered(t, &g, node, map[string]*offer{"a": o})
+		slices.Sort(o.stood)
+		if most := o.stood[len(o.stood)-1]; most > 190*time.Millisecond {
+			t.Errorf("somebody stood in line for %v", most)
+		}
+		if o.inVain > 0 || o.served < 2000 {
+			t.Errorf("%d were served and %d refused, %d of them late", o.served, o.refused, o.inVain)
+		}
+	})
+}
+
+func TestALineIsNoLongerThanItMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(workGate)
+		slow := func(int) time.Duration { return rand.N(480 * time.Millisecond) } // 400 a second
+		o := &offer{every: 2 * time.Millisecond, during: 5 * time.Second}
+		offered(t, &g, slow, map[string]*offer{"a": o})
+		slices.Sort(o.stood)
+		if most := o.stood[len(o.stood)-1]; most > workGate.patience+100*time.Millisecond {
+			t.Errorf("somebody stood in line for %v", most)
+		}
+		if late := o.inVain; late > o.refused/100 {
+			t.Errorf("of %d who were refused %d had waited", o.refused, late)
+		}
+	})
+}
+
+func TestThoseWhoComeBackWhenTheyAreAnsweredAreNoCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(workGate)
+		var group sync.WaitGroup
+		for i := range 300 { // 96 inside and 204 waiting, again and again
+			group.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+				for range 30 {
+					leave, in := g.enter(t.Context(), "a")
+					if !in {
+						t.Error("refused")
+						return
+					}
+					time.Sleep(90 * time.Millisecond)
+					leave()
+				}
+			})
+		}
+		group.Wait()
 	})
 }
 
@@ -196,8 +252,8 @@ func TestRefusalsAreCountedInTheLogAndNotListed(t *testing.T) {
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
-		if lines := strings.Count(w.logged.String(), "\n"); lines != 3 || !strings.Contains(w.logged.String(), `"requests":40`) {
-			t.Errorf("100 refusals in three seconds are %d lines: %s", lines, w.logged)
+		if lines := strings.Count(w.logged.String(), "\n"); lines != 25 || !strings.Contains(w.logged.String(), `"requests":4`) {
+			t.Errorf("100 refusals in 27 seconds are %d lines: %s", lines, w.logged)
 		}
 	})
 }
