@@ -101,7 +101,7 @@ func (n tortured) say(text string, expected int) (answers []answer) {
 func TestHTTPByHand(t *testing.T) {
 	t.Parallel()
 	n := startTortured(t, 5*time.Second, 5*time.Second) // what comes at once is not late on a busy machine
-	rest := n.goroutines()
+	rest, _ := n.goroutines()
 	const me = "GET /api/me HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n"
 	create := func(head, body string) string {
 		return "POST /api/agents HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n" + head + "\r\n" + body
@@ -246,34 +246,54 @@ func (n tortured) checkAnswer(got answer) {
 	}
 }
 
-// goroutines is how many the node has, as its operators are told.
-func (n tortured) goroutines() int {
+// atWork matches the stack of a goroutine that a client's connection has, or a turn.
+var atWork = regexp.MustCompile(`nido/api\.|nido/commands\.|net/http\.\(\*(conn|connReader)\)`)
+
+// goroutines is how many of those the node has, and where they stand.
+func (n tortured) goroutines() (count int, stacks string) {
 	n.t.Helper()
-	response, err := http.Get("http://" + n.operator + "/metrics")
+	response, err := http.Get("http://" + n.operator + "/debug/pprof/goroutine?debug=1")
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	found := regexp.MustCompile(`(?m)^go_goroutines (\d+)`).FindSubmatch(text)
-	if err != nil || found == nil {
-		n.t.Fatalf("no go_goroutines: %v", err)
+	if err != nil || response.StatusCode != http.StatusOK {
+		n.t.Fatalf("%d %v", response.StatusCode, err)
 	}
-	count, _ := strconv.Atoi(string(found[1])) // digits
-	return count
+	for stack := range strings.SplitSeq(string(text), "\n\n") {
+		if many, _, found := strings.Cut(stack, " @ "); found && atWork.MatchString(stack) {
+			alike, err := strconv.Atoi(many[strings.LastIndex(many, "\n")+1:])
+			if err != nil {
+				n.t.Fatalf("%v: %s", err, stack)
+			}
+			count, stacks = count+alike, stacks+stack+"\n\n"
+		}
+	}
+	return count, stacks
 }
 
 // awaitRest waits until the node holds nothing for connections that are gone; a few come and go by themselves.
 func (n tortured) awaitRest(rest int) {
 	n.t.Helper()
 	n.root.http.CloseIdleConnections()
-	await(n.t, 20*time.Second, fmt.Sprintf("the goroutines to be %d again, or nearly", rest), func() bool { return n.goroutines() <= rest+12 })
+	var stacks string
+	defer func() {
+		if n.t.Failed() {
+			n.t.Logf("there still are\n%s", stacks)
+		}
+	}()
+	await(n.t, 20*time.Second, fmt.Sprintf("the goroutines at work to be %d again, or nearly", rest), func() (rested bool) {
+		count, text := n.goroutines()
+		stacks = text
+		return count <= rest+4
+	})
 }
 
 func TestSlowClientsAreLetGoOfAndHinderNobody(t *testing.T) {
 	t.Parallel()
 	n := startTortured(t, headerPatience, bodyPatience)
-	rest := n.goroutines()
+	rest, _ := n.goroutines()
 	const slow = 200
 	const head = "POST /api/agents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer "
 
