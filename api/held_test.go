@@ -298,7 +298,7 @@ func TestAConnectionComesBackAsItWasHoweverOften(t *testing.T) {
 	back := NewReturned()
 	ours, theirs := net.Pipe()
 	defer ours.Close()
-	var conn net.Conn = theirs
+	conn := theirs
 	for _, unread := range []string{"o", "n", "i"} { // of which nobody reads anything in between
 		go back.give(conn, []byte(unread))
 		var err error
