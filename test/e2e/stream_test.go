@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -27,6 +28,8 @@ func spoken(asked modeltest.Request) modeltest.Reply {
 	switch {
 	case strings.HasPrefix(text, "slowly"):
 		reply.BetweenTokens = 150 * time.Millisecond
+	case strings.HasPrefix(text, "patiently"):
+		reply.BetweenTokens = 500 * time.Millisecond
 	case strings.HasPrefix(text, "hang"):
 		reply.HangAfter = 3
 	case strings.HasPrefix(text, "break"):
@@ -121,6 +124,26 @@ func TestStreams(t *testing.T) {
 				t.Errorf("from the beginning: %+v", again)
 			}
 			s.b.must(http.StatusNoContent, "GET", "/api/v1/turns/"+turnOf(end)+"/events", nil, "Last-Event-ID", end.id)
+		}
+	})
+
+	t.Run("a turn that lasts is told like others, and its connection is the next one's", func(t *testing.T) {
+		patient, dialled := newClient(t, s.nodes[0].base, s.a.key), atomic.Int32{}
+		patient.http.Transport = &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialled.Add(1)
+			return dialLoopback(ctx, network, address)
+		}}
+		t.Cleanup(patient.http.CloseIdleConnections)
+		for _, conversation := range []string{"larga", "otra"} {
+			events := s.ask(patient, "patiently", "conversationId", conversation).rest()
+			checkOrder(t, events, 0)
+			if end := events[len(events)-2]; said(t, events) != whole || end.name != "turn.completed" {
+				t.Errorf("%+v", events)
+			}
+		}
+		patient.must(http.StatusOK, "GET", "/api/me", nil)
+		if dialled.Load() != 1 {
+			t.Errorf("%d connections", dialled.Load())
 		}
 	})
 
