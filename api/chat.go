@@ -4,6 +4,7 @@ package api
 // the decision to let the message in is made on that, and the turn starts from it.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,16 @@ type Turns interface {
 	Queue(ctx context.Context, conversation domain.StreamID) (*commands.Waiter, error)
 	// Running returns a turn that runs on this node, nil if it does not.
 	Running(turn string) *commands.Live
+}
+
+// Blanks are conversations that nobody has begun, whose ids and data keys lie ready.
+type Blanks interface {
+	// Take takes one that was made for the agent behind a door, which is its id or its slug.
+	Take(door string) (commands.Blank, bool)
+	// GiveBack is for one that nothing was done with.
+	GiveBack(door string, blank commands.Blank)
+	// Begun says that a conversation without an id of its client's has begun.
+	Begun(ctx context.Context, door, agent string)
 }
 
 // ChatQueries answers what a turn begins with.
@@ -80,11 +91,8 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 		return
 	}
 	streamed = streamed || or(in.Streaming, false)
-	if in.ConversationID == nil {
-		in.ConversationID = new(x.inputs.ID("conv"))
-	}
-	turn, err := s.begin(r, to, *in.ConversationID, commands.Turn{
-		Text: or(in.Message, or(in.Query, "")), Metadata: or(in.Metadata, nil), Streamed: streamed,
+	turn, err := s.begin(r, to, or(in.ConversationID, ""), commands.Turn{
+		Text: or(in.Message, or(in.Query, "")), Metadata: or(in.Metadata, nil), Streamed: streamed, Sole: r.Header.Get(idempotencyHeader) == "",
 		Continue: or(in.OnDisconnect, "cancel") == "continue" || r.Header.Get(idempotencyHeader) != "",
 	}, or(in.OnBusy, "refuse") == "queue")
 	switch {
@@ -102,8 +110,34 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, to projections.Adm
 }
 
 // begin asks and opens the turn, again where others' commits came in between, and where it is to wait while another one is
-// open. Where the same request opened it before, it is that turn which is followed.
+// open. Where the same request opened it before, it is that turn which is followed. Without a client's id for it the
+// conversation is a new one.
 func (s *Server) begin(r *http.Request, to projections.Admission, conversation string, turn commands.Turn, waits bool) (followed, error) {
+	if conversation != "" {
+		to.Mac = s.config.Keyring.Index(conversation)
+		return s.beginIn(r, to, conversation, turn, waits)
+	}
+	door, blank, ready := cmp.Or(to.AgentID, to.Slug), commands.Blank{}, false
+	if turn.Sole { // a request that may come again finds the id in its seed
+		blank, ready = s.config.Blanks.Take(door)
+	}
+	if ready {
+		conversation, to.Mac, to.Key = blank.ID, blank.Mac, blank.Key
+	} else {
+		conversation = exchangeOf(r).inputs.ID("conv")
+		to.Mac = s.config.Keyring.Index(conversation)
+	}
+	begun, err := s.beginIn(r, to, conversation, turn, waits)
+	switch {
+	case err == nil && turn.Sole:
+		s.config.Blanks.Begun(r.Context(), door, begun.agent)
+	case err != nil && ready && !exchangeOf(r).decided:
+		s.config.Blanks.GiveBack(door, blank)
+	}
+	return begun, err
+}
+
+func (s *Server) beginIn(r *http.Request, to projections.Admission, conversation string, turn commands.Turn, waits bool) (followed, error) {
 	x := exchangeOf(r)
 	var waiter *commands.Waiter
 	defer func() {
@@ -111,7 +145,7 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 			waiter.Leave(r.Context())
 		}
 	}()
-	to.PublicID, to.Mac, to.Command = x.key.PublicID, s.config.Keyring.Index(conversation), x.inputs.Command("receive")
+	to.PublicID, to.Command = x.key.PublicID, x.inputs.Command("receive")
 	for attempt := 1; ; attempt++ {
 		admitted, err := s.admitted(r, to)
 		if err != nil {
@@ -141,6 +175,7 @@ func (s *Server) begin(r *http.Request, to projections.Admission, conversation s
 		if turn.DataKey, err = s.dataKey(admitted.Key); err != nil {
 			return followed{}, err
 		}
+		x.decided = true
 		ctx := r.Context()
 		if turn.Streamed && s.config.Returned != nil {
 			ctx = x.attend(r) // the stream may outlast the request's goroutine

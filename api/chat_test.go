@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -335,4 +336,55 @@ func TestAMessageWaitsForItsConversationWhereItAsksTo(t *testing.T) {
 	busyTimes(1)
 	chat.key = key
 	w.refused(w.do(chat), 503, "unavailable")
+}
+
+func TestAConversationWithoutAnIDIsOneThatLiesReady(t *testing.T) {
+	w := newWorld(t)
+	key := w.key([]apikey.Scope{apikey.Chat})
+	lie := func() {
+		w.blanks["agt_1"], w.doors = []commands.Blank{{ID: "conv_ready", Mac: "mac-of-conv_ready", Key: "dk_ready"}}, nil
+	}
+	chat := func(body string, header map[string]string) (*httptest.ResponseRecorder, commands.Turn) {
+		lie()
+		w.turns = nil
+		answer := w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", key: key, body: body, header: header})
+		if len(w.turns) == 0 {
+			return answer, commands.Turn{}
+		}
+		return answer, w.turns[len(w.turns)-1]
+	}
+
+	_, turn := chat(`{"query": "Hola"}`, nil)
+	if turn.Conversation != "conv_ready" || turn.Mac != "mac-of-conv_ready" || turn.DataKey == nil || turn.DataKey.ID() != "dk_ready" || !turn.Sole {
+		t.Errorf("%+v", turn)
+	}
+	if len(w.blanks["agt_1"]) != 0 || !slices.Equal(w.doors, []string{"agt_1 agt_1"}) {
+		t.Errorf("%v left, begun at %v", w.blanks, w.doors)
+	}
+	for name, asked := range map[string]struct {
+		body   string
+		header map[string]string
+	}{
+		"a client's own id":                  {`{"query": "Hola", "conversationId": "conv-123"}`, nil},
+		"a request that may come once again": {`{"query": "Hola"}`, map[string]string{idempotencyHeader: "once"}},
+	} {
+		if _, turn := chat(asked.body, asked.header); turn.Conversation == "" || turn.Conversation == "conv_ready" || turn.DataKey != nil || len(w.blanks["agt_1"]) != 1 || w.doors != nil {
+			t.Errorf("%s: %+v, %v left, begun at %v", name, turn, w.blanks, w.doors)
+		} else if turn.Sole == (asked.header != nil) {
+			t.Errorf("%s: sole %v", name, turn.Sole)
+		}
+	}
+
+	lie()
+	w.refused(w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", key: w.key([]apikey.Scope{apikey.AgentsRead}), body: `{"query": "Hola"}`}), 403, "missing_scope")
+	if len(w.blanks["agt_1"]) != 1 || w.doors != nil {
+		t.Errorf("a refused message uses one up: %v left, begun at %v", w.blanks, w.doors)
+	}
+	w.send = func(context.Context, commands.Turn) (commands.Reply, error) {
+		return commands.Reply{}, commands.ErrUnknownOutcome
+	}
+	w.refused(w.do(request{method: "POST", path: "/api/v2/agent/agt_1/chat", key: key, body: `{"query": "Hola"}`}), 503, "unknown_outcome")
+	if len(w.blanks["agt_1"]) != 0 || w.doors != nil {
+		t.Errorf("one whose message may be in the log is used again: %v left, begun at %v", w.blanks, w.doors)
+	}
 }

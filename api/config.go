@@ -50,6 +50,7 @@ type Config struct {
 	KeyCommands          KeyCommands
 	ConversationCommands ConversationCommands
 	Turns                Turns
+	Blanks               Blanks
 
 	// The read side. All required.
 	Callers       Callers
@@ -81,7 +82,7 @@ func (c Config) Validate() error {
 	for name, missing := range map[string]bool{
 		"Logger":          c.Logger == nil,
 		"AccountCommands": c.AccountCommands == nil, "AgentCommands": c.AgentCommands == nil, "KeyCommands": c.KeyCommands == nil,
-		"ConversationCommands": c.ConversationCommands == nil, "Turns": c.Turns == nil,
+		"ConversationCommands": c.ConversationCommands == nil, "Turns": c.Turns == nil, "Blanks": c.Blanks == nil,
 		"Callers": c.Callers == nil, "Accounts": c.Accounts == nil, "Agents": c.Agents == nil, "Keys": c.Keys == nil,
 		"Chats": c.Chats == nil, "Conversations": c.Conversations == nil, "Erasures": c.Erasures == nil, "TurnQueries": c.TurnQueries == nil, "TurnTexts": c.TurnTexts == nil, "Logs": c.Logs == nil, "Stats": c.Stats == nil,
 		"Keyring": c.Keyring == nil, "Limiter": c.Limiter == nil, "Watch": c.Watch == nil, "KeyUses": c.KeyUses == nil, "Deprecations": c.Deprecations == nil, "Idempotency": c.Idempotency == nil, "RequestLog": c.RequestLog == nil, "Health": c.Health == nil,

@@ -32,6 +32,7 @@ type exchange struct {
 	header  http.Header       // of the answer
 	counted bool              // against the limits
 	refused bool              // a chat that was not accepted: nothing of what it said is kept
+	decided bool              // a chat whose message was on its way to the log, whatever became of it
 	begun   func(turn string) // called once a streamed turn has been accepted, nil where nobody wants to know
 	fading  []deprecation     // what of the request will be gone one day
 	failed  bool              // the turn had an end that was no reply

@@ -90,11 +90,8 @@ func (s *Server) completion(w http.ResponseWriter, r *http.Request, whom func(Co
 		return
 	}
 	turn.Continue = r.Header.Get(idempotencyHeader) != ""
-	id := in.Metadata[conversationOf]
-	if id == "" {
-		id = x.inputs.ID("conv")
-	}
-	begun, err := s.begin(r, to, id, turn, in.Metadata[onBusyOf] == "queue")
+	turn.Sole = !turn.Continue
+	begun, err := s.begin(r, to, in.Metadata[conversationOf], turn, in.Metadata[onBusyOf] == "queue")
 	switch {
 	case err != nil:
 		s.refuse(w, r, asModel(err, x))

@@ -42,9 +42,39 @@ func (w *world) Admit(_ context.Context, admission projections.Admission) (proje
 			found.Stream = projections.ConversationStream(a.ID, admission.Mac)
 			found.Snapshot.Committed = w.committed
 			found.Erased = admission.Mac == "mac-of-again"
+			if admission.Key != "" {
+				found.Key = &projections.WrappedKey{ID: admission.Key, Owner: string(found.Stream), Wrapped: []byte{1}}
+			}
 		}
 	}
 	return found, nil
+}
+
+// blanksOf is conversations that lie ready, last first.
+type blanksOf struct{ *world }
+
+func (w blanksOf) Take(door string) (commands.Blank, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := len(w.blanks[door]) - 1
+	if last < 0 {
+		return commands.Blank{}, false
+	}
+	taken := w.blanks[door][last]
+	w.blanks[door] = w.blanks[door][:last]
+	return taken, true
+}
+
+func (w blanksOf) GiveBack(door string, blank commands.Blank) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.blanks[door] = append(w.blanks[door], blank)
+}
+
+func (w blanksOf) Begun(_ context.Context, door, agent string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.doors = append(w.doors, door+" "+agent)
 }
 
 type turnsOf struct{ *world }

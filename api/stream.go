@@ -128,7 +128,11 @@ func (t *telling) tell() error {
 
 func (t *telling) begin() error {
 	t.patience()
-	return t.flush(t.out.begin())
+	err := t.out.begin()
+	if err == nil && t.turn.live != nil && t.turn.live.Speaks(t.from) {
+		return nil // it goes out with the first words
+	}
+	return t.flush(err)
 }
 
 // pass hands on what there is, which is a ping where there is nothing. It reports whether that was the end.

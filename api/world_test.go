@@ -69,6 +69,8 @@ type world struct {
 	lostFor   time.Duration // the same, and the row is there only then
 	silent    bool          // the store does not answer who looks for a turn
 	committed domain.Version
+	blanks    map[string][]commands.Blank // conversations that lie ready, by their doors
+	doors     []string                    // through which conversations began, and to whom
 }
 
 type keptAnswer struct {
@@ -94,7 +96,7 @@ func newWorld(t *testing.T) *world {
 func newWorldOf(t *testing.T, contract contract) *world {
 	w := &world{
 		t: t, logged: &bytes.Buffer{}, callers: map[string]projections.Caller{}, agents: map[string]projections.Agent{},
-		kept: map[string]*keptAnswer{}, found: map[string]projections.Turn{}, pieces: map[string][]commands.TurnPiece{}, ready: true, deprecated: map[string]int64{},
+		kept: map[string]*keptAnswer{}, found: map[string]projections.Turn{}, pieces: map[string][]commands.TurnPiece{}, ready: true, deprecated: map[string]int64{}, blanks: map[string][]commands.Blank{},
 	}
 	w.send = func(_ context.Context, turn commands.Turn) (commands.Reply, error) {
 		return commands.Reply{MessageID: "msg_1", ConversationID: turn.Conversation, Text: "hello back", Model: "echo", CreatedAt: noon, DataKey: plainKey("dk_1")}, nil
@@ -110,7 +112,7 @@ func newWorldOf(t *testing.T, contract contract) *world {
 	server, err := newServer(Config{
 		PublicURL: "http://nido.test:8080", BaseDomain: "nido.test", Clock: func() time.Time { return noon },
 		Logger:          slog.New(slog.NewJSONHandler(w.logged, nil)),
-		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w},
+		AccountCommands: accountsOf{w}, AgentCommands: agentsOf{w}, KeyCommands: keysOf{w}, ConversationCommands: conversationsOf{w}, Turns: turnsOf{w}, Blanks: blanksOf{w},
 		Callers: w, Accounts: accountsOf{w}, Agents: agentsOf{w}, Keys: keysOf{w}, Chats: w, Conversations: conversationsOf{w}, Erasures: erasuresOf{w}, TurnQueries: w, TurnTexts: w,
 		Logs: logsOf{w}, Stats: statsOf{w}, Keyring: plainRing{}, Limiter: limiterOf{w}, Watch: limiterOf{w}, KeyUses: w, Idempotency: w, RequestLog: w, Health: w, Deprecations: deprecationsOf{w},
 	}, contract)

@@ -99,6 +99,7 @@ type Turn struct {
 	// MaxOutputTokens bounds the reply, within what the agent's settings allow.
 	MaxOutputTokens *int
 	Streamed        bool // its text is followed while it comes
+	Sole            bool // no other run can make the same turn: its request comes once
 	Continue        bool // it goes on where its client leaves
 	// Ending is called when the model is done and the turn's end goes to the log, and what it returns when the end is
 	// there, or given up. Nil for nobody.
@@ -172,6 +173,9 @@ func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Liv
 	if !turn.Continue {
 		live.Tie(ctx)
 	}
+	if turn.Streamed && turn.Sole {
+		live.keptBy(background, c.keeper)
+	}
 	accepted := make(chan bool, 1)
 	c.turns.begin(open.id)
 	go func() {
@@ -203,14 +207,42 @@ func (c *Chat) begin(ctx, receiving context.Context, meta Meta, turn Turn) (*Liv
 		if errors.Is(err, ErrUnknownOutcome) { // else the message has not left: there is nothing to end, nor to look for
 			c.abandon(ctx, open)
 		}
-		return nil, err
+		return nil, c.withdraw(background, live, err)
 	}
 	open.decision.Commit.Events, open.decision.Events = nil, nil // the log has them
 	c.Observer.TurnStarted()
 	c.turns.add(live)
-	live.open(background, c.keeper, turn.Streamed)
+	if turn.Streamed && !turn.Sole {
+		live.keptBy(background, c.keeper)
+	}
+	live.open()
 	accepted <- true
 	return live, nil
+}
+
+// withdraw drops what has been kept of a turn that was not accepted. A lost message is sent again, as the same turn: nobody may
+// find in that what was said in this.
+func (c *Chat) withdraw(ctx context.Context, live *Live, why error) error {
+	if !live.fail(why) {
+		return why
+	}
+	dropped := c.keeper.forget(ctx, live)
+	if !errors.Is(why, ErrStale) {
+		return why // it is not sent again; what cannot be dropped is swept
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	select {
+	case err := <-dropped:
+		if err != nil {
+			return fmt.Errorf("drop the text of a turn that was not accepted: %w: %w", ErrUnavailable, err)
+		}
+		return why
+	case <-ctx.Done():
+		return fmt.Errorf("drop the text of a turn that was not accepted: %w: %w", ErrUnavailable, context.Cause(ctx))
+	case <-c.keeper.closed:
+		return fmt.Errorf("drop the text of a turn that was not accepted: %w: %w", ErrUnavailable, errStopping)
+	}
 }
 
 // opening is a turn that has been decided and not been ended.

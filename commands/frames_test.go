@@ -19,7 +19,8 @@ func overhear(t *testing.T, k *keeper, turns int) (reads *atomic.Int64, late *at
 		began := time.Now()
 		live := NewLive("turn", "conv", "agt", "msg", began)
 		live.DataKey = openKey{}
-		live.open(t.Context(), k, true)
+		live.keptBy(t.Context(), k)
+		live.open()
 		go func() {
 			for said := 0; said < 100; {
 				live.rest(t.Context())
@@ -85,7 +86,10 @@ func TestAModelIsReadOnWhenItsFirstWordIsShownOrAfterASecond(t *testing.T) {
 		rested(0, "with nothing said")
 		live.Say("¡Hola!")
 		rested(longestRest, "while its message is not accepted")
-		time.AfterFunc(time.Millisecond, func() { live.open(t.Context(), k, true) })
+		time.AfterFunc(time.Millisecond, func() {
+			live.keptBy(t.Context(), k)
+			live.open()
+		})
 		rested(longestRest+time.Millisecond, "with its first word shown")
 		live.Say(" ¿Qué tal?")
 		rested(longestRest+time.Millisecond, "where nobody else speaks")

@@ -53,13 +53,19 @@ type keeper struct {
 	mu      sync.Mutex
 	first   []*Live   // say their first word, which waits for nothing
 	waiting []*Live   // have more text that is not kept
-	over    []string  // turns whose pieces may go
+	over    []spent   // turns whose pieces may go
 	due     time.Time // when those two are seen to
 	working bool
 	urgent  chan struct{} // holds one token while a turn's first word waits
 	frames  frames        // for which turns rest that have more to say
 	closed  chan struct{}
 	running sync.WaitGroup
+}
+
+// spent is a turn whose pieces may go. Those that were handed over before are written by then.
+type spent struct {
+	turn    string
+	dropped chan error // takes one answer without anybody waiting for it
 }
 
 func newKeeper(texts TurnTexts, log *slog.Logger) *keeper {
@@ -82,15 +88,18 @@ func (k *keeper) add(ctx context.Context, live *Live, first bool) {
 	k.work(ctx)
 }
 
-// forget notes that a turn's end holds its text now.
-func (k *keeper) forget(ctx context.Context, live *Live) {
+// forget notes that nobody needs a turn's pieces: its end holds the text now, or it has not begun. What became of them comes
+// by the channel, unless the keeper is closed before.
+func (k *keeper) forget(ctx context.Context, live *Live) (dropped <-chan error) {
 	if live.keep == nil {
-		return
+		return nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.over = append(k.over, live.Turn)
+	gone := spent{live.Turn, make(chan error, 1)}
+	k.over = append(k.over, gone)
 	k.work(ctx)
+	return gone.dropped
 }
 
 // work sees to it that somebody works. Behind close nobody begins: what is left then the sweep gets.
@@ -118,7 +127,7 @@ func (k *keeper) work(ctx context.Context) {
 }
 
 // take returns what is to be done now, and when to come again; where there is nothing any more, nobody works from then on.
-func (k *keeper) take() (waiting []*Live, over []string, next time.Time, more bool) {
+func (k *keeper) take() (waiting []*Live, gone []spent, next time.Time, more bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
@@ -132,10 +141,10 @@ func (k *keeper) take() (waiting []*Live, over []string, next time.Time, more bo
 			k.frames.end(pause - keepPause)
 		}
 		waiting, k.waiting = append(waiting, k.waiting[:n]...), k.waiting[n:]
-		over, k.over = k.over, nil
+		gone, k.over = k.over, nil
 	}
-	k.working = len(waiting)+len(over)+len(k.waiting)+len(k.over) > 0
-	return waiting, over, k.due, k.working
+	k.working = len(waiting)+len(gone)+len(k.waiting)+len(k.over) > 0
+	return waiting, gone, k.due, k.working
 }
 
 // pauseAfter is the time between the beginning of a write about so many turns and that of the next.
@@ -145,18 +154,30 @@ func pauseAfter(turns int) time.Duration {
 
 // once does what is to be done now. next is when to come again, if there may be more.
 func (k *keeper) once(ctx context.Context) (next time.Time, more bool) {
-	waiting, over, next, more := k.take()
+	waiting, gone, next, more := k.take()
 	if len(waiting) > 0 && !k.keep(ctx, waiting) {
 		return next, false
 	}
-	if len(over) > 0 {
-		limited, cancel := context.WithTimeout(ctx, keepTimeout)
-		defer cancel()
-		if err := k.texts.Forget(limited, over...); err != nil { // the sweep gets them
-			k.log.WarnContext(ctx, "text of ended turns not dropped", "turns", len(over), "error", err)
-		}
+	if len(gone) > 0 {
+		k.drop(ctx, gone)
 	}
 	return next, more
+}
+
+func (k *keeper) drop(ctx context.Context, gone []spent) {
+	limited, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	turns := make([]string, len(gone))
+	for i, one := range gone {
+		turns[i] = one.turn
+	}
+	err := k.texts.Forget(limited, turns...)
+	if err != nil { // the sweep gets them
+		k.log.WarnContext(ctx, "text of ended turns not dropped", "turns", len(turns), "error", err)
+	}
+	for _, one := range gone {
+		one.dropped <- err
+	}
 }
 
 // keep writes, again and again until it is done: what is not kept is not shown before the turn's end. It gives up, false,

@@ -49,7 +49,8 @@ func speak(t *testing.T, k *keeper, turns int) {
 	for range turns {
 		live := NewLive("turn", "conv", "agt", "msg", time.Now())
 		live.DataKey = openKey{}
-		live.open(t.Context(), k, true)
+		live.keptBy(t.Context(), k)
+		live.open()
 		go func() {
 			for range 100 {
 				live.Say("a")
@@ -84,7 +85,8 @@ func TestAFirstWordWaitsForNobodyAndHurriesNobody(t *testing.T) {
 		time.Sleep(501 * time.Millisecond)
 		live := NewLive("turn_2", "conv", "agt", "msg", time.Now())
 		live.DataKey = openKey{}
-		live.open(t.Context(), k, true)
+		live.keptBy(t.Context(), k)
+		live.open()
 		before := len(w.soFar())
 		live.Say("¡Hola!")
 		synctest.Wait() // without time passing

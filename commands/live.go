@@ -23,15 +23,17 @@ type Live struct {
 	over  chan struct{}           // closed when nobody works on the turn any more
 	untie func() bool
 	rests func(context.Context) // until its text is kept next; nil where that is not waited for
-	keep  func()                // has the text kept, which is shown then; nil shows it at once
+	keep  func()                // has the text kept, which may be shown then; nil shows it at once
 
 	finished chan struct{} // closed with the end
 
 	mu      sync.Mutex
 	text    strings.Builder
 	tied    bool          // its client's leaving cancels it
-	shown   int           // bytes that may be shown
+	safe    int           // bytes that are kept
+	shown   int           // bytes that may be shown: kept, and of an accepted turn
 	dirty   bool          // the keeper knows that there is more
+	early   bool          // the keeper was told before the message was accepted
 	begun   bool          // the message has been accepted
 	ended   *TurnEnd      // how it ended
 	changed chan struct{} // closed and replaced by every change; nil while nobody waits
@@ -82,15 +84,31 @@ func (l *Live) Release() {
 	}
 }
 
+// keptBy has the text kept before anybody sees it. Where it is so before the message has been accepted, what is said first
+// is kept meanwhile, which only a turn may do that nobody else can have begun.
+func (l *Live) keptBy(ctx context.Context, keeper *keeper) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if keeper.texts != nil {
+		l.keep, l.rests = func() { keeper.add(ctx, l, l.safe == 0) }, keeper.frames.rest
+	}
+}
+
 // open lets readers see the text, as the keeper has it.
-func (l *Live) open(ctx context.Context, keeper *keeper, streamed bool) {
+func (l *Live) open() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.begun = true
-	if streamed && keeper.texts != nil {
-		l.keep, l.rests = func() { keeper.add(ctx, l, l.shown == 0) }, keeper.frames.rest
-	}
+	l.show(l.safe)
 	l.advance()
+}
+
+// fail is the end of a turn that was not accepted: nothing is kept from now on. It reports whether something may have been.
+func (l *Live) fail(err error) (early bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = &TurnEnd{Err: err}
+	return l.early
 }
 
 // Say adds a piece of the reply.
@@ -135,34 +153,45 @@ func (l *Live) untilShown(changed <-chan struct{}) func(context.Context) {
 // advance shows what may be shown, or has it kept first.
 func (l *Live) advance() {
 	switch {
-	case !l.begun || l.text.Len() == l.shown || l.ended != nil:
+	case l.ended != nil || l.text.Len() == max(l.safe, l.shown):
 	case l.keep == nil:
-		l.shown = l.text.Len()
-		l.announce()
-	case !l.dirty:
-		l.dirty = true
+		if l.begun {
+			l.show(l.text.Len())
+		}
+	case !l.dirty && (l.begun || l.safe == 0):
+		l.dirty, l.early = true, l.early || !l.begun
 		l.keep()
 	}
 }
 
-// unkept takes the text that is to be kept next.
+func (l *Live) show(until int) {
+	if until > l.shown {
+		l.shown = until
+		l.announce()
+	}
+}
+
+// unkept takes the text that is to be kept next. Before the message has been accepted that is one piece.
 func (l *Live) unkept() (piece string, offset int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dirty = false
-	if l.ended != nil {
+	if l.ended != nil || !l.begun && l.safe > 0 {
 		return "", 0
 	}
-	return l.text.String()[l.shown:], l.shown
+	return l.text.String()[l.safe:], l.safe
 }
 
-// kept shows what has been kept.
+// kept shows what has been kept, once the message has been accepted.
 func (l *Live) kept(until int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if until > l.shown && l.ended == nil {
-		l.shown = until
-		l.announce()
+	if until <= l.safe || l.ended != nil {
+		return
+	}
+	l.safe = until
+	if l.begun {
+		l.show(until)
 	}
 }
 
@@ -215,6 +244,13 @@ func (l *Live) announce() {
 		l.awaited[i] = nil
 	}
 	l.awaited = l.awaited[:0]
+}
+
+// Speaks reports whether a reader at an offset can see text now.
+func (l *Live) Speaks(from int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return from < l.shown
 }
 
 // Await has ready called, on a goroutine of its own, once there is something behind an offset. So a reader need not wait, and

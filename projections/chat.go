@@ -27,6 +27,7 @@ type Admission struct {
 	Slug     string // … or the slug that routes to that agent, where AgentID is empty
 	Mac      string // HMAC of the client's conversation id
 	Command  string // the id of the command that is about to be decided
+	Key      string // the id of the data key that lies ready for the conversation where it is new; empty where none does
 }
 
 // Admitted is what the decision about it is based on.
@@ -36,7 +37,7 @@ type Admitted struct {
 	Stream   domain.StreamID // of the conversation; empty without an agent
 	Snapshot domain.Snapshot
 	Erased   bool        // the conversation has been erased: what comes now begins another one
-	Key      *WrappedKey // the conversation's data key, nil for a new conversation
+	Key      *WrappedKey // the conversation's data key; for a new conversation the one that lies ready, or nil
 	History  []Said      // what was said before, oldest first, as many as the agent's settings ask for
 }
 
@@ -88,10 +89,11 @@ func admit(ctx context.Context, pool *pgxpool.Pool, admissions []Admission) ([]a
 			a.account, a.plan, a.per_minute, a.per_day, a.suspended,
 			g.agent, g.slug, g.status, g.version AS settings_version, g.settings, g.created_at, g.changed_at,
 			s.version, s.state, x.committed,
-			v.key AS data_key, d.owner, d.wrapped, d.id IS NULL AS missing,
+			v.key AS data_key, d.id AS found_key, d.owner, d.wrapped, d.id IS NULL AS missing,
 			h.roles, h.keys, h.texts
 		FROM (
-			SELECT n, ($1::text[])[n] AS public_id, ($2::text[])[n] AS agent, ($3::text[])[n] AS slug, ($4::text[])[n] AS mac, ($5::text[])[n] AS command
+			SELECT n, ($1::text[])[n] AS public_id, ($2::text[])[n] AS agent, ($3::text[])[n] AS slug, ($4::text[])[n] AS mac, ($5::text[])[n] AS command,
+				nullif(($6::text[])[n], '') AS key
 			FROM generate_subscripts($1::text[], 1) AS n
 		) AS q
 		LEFT JOIN LATERAL (SELECT * FROM keys WHERE public_id = q.public_id LIMIT 1) k ON true
@@ -105,7 +107,7 @@ func admit(ctx context.Context, pool *pgxpool.Pool, admissions []Admission) ([]a
 		LEFT JOIN LATERAL (SELECT * FROM streams WHERE stream = 'conversation-' || g.agent || '.' || q.mac LIMIT 1) s ON true
 		LEFT JOIN LATERAL (SELECT min(version) AS committed FROM commits WHERE command = q.command AND stream = s.stream) x ON true
 		LEFT JOIN LATERAL (SELECT key FROM conversations WHERE stream = s.stream LIMIT 1) v ON true
-		LEFT JOIN LATERAL (SELECT * FROM data_keys WHERE id = v.key COLLATE "default" LIMIT 1) d ON true
+		LEFT JOIN LATERAL (SELECT * FROM data_keys WHERE id = coalesce(v.key, q.key) COLLATE "default" LIMIT 1) d ON true
 		LEFT JOIN LATERAL (
 			SELECT array_agg(role) AS roles, array_agg(text_key) AS keys, array_agg(text_data) AS texts
 			FROM (
@@ -115,12 +117,13 @@ func admit(ctx context.Context, pool *pgxpool.Pool, admissions []Admission) ([]a
 				LIMIT g.history_limit
 			) m
 		) h ON true`
-	var keys, agents, slugs, macs, commands []string
+	var keys, agents, slugs, macs, commands, ready []string
 	for _, one := range admissions {
 		keys, agents, slugs = append(keys, clean(one.PublicID)), append(agents, clean(one.AgentID)), append(slugs, clean(one.Slug))
 		macs, commands = append(macs, clean(one.Mac)), append(commands, clean(one.Command))
+		ready = append(ready, clean(one.Key))
 	}
-	rows, err := pool.Query(ctx, query, keys, agents, slugs, macs, commands)
+	rows, err := pool.Query(ctx, query, keys, agents, slugs, macs, commands, ready)
 	if err != nil {
 		return nil, err
 	}
@@ -175,10 +178,11 @@ type admissionRow struct {
 	State     []byte `db:"state"`
 	Committed *int64 `db:"committed"`
 
-	DataKey *string `db:"data_key"`
-	Owner   *string `db:"owner"`
-	Wrapped []byte  `db:"wrapped"`
-	Missing bool    `db:"missing"`
+	DataKey  *string `db:"data_key"`
+	FoundKey *string `db:"found_key"`
+	Owner    *string `db:"owner"`
+	Wrapped  []byte  `db:"wrapped"`
+	Missing  bool    `db:"missing"`
 
 	Roles []string `db:"roles"` // newest first
 	Keys  []string `db:"keys"`
@@ -217,7 +221,10 @@ func (r admissionRow) admitted(admission Admission) (Admitted, error) {
 	if r.Committed != nil {
 		found.Snapshot.Committed = domain.Version(*r.Committed)
 	}
-	if r.DataKey != nil {
+	switch {
+	case r.DataKey == nil && r.FoundKey != nil && *r.Owner == string(found.Stream) && r.Wrapped != nil:
+		found.Key = &WrappedKey{ID: *r.FoundKey, Owner: *r.Owner, Wrapped: r.Wrapped}
+	case r.DataKey != nil:
 		found.Key = &WrappedKey{ID: *r.DataKey, Wrapped: r.Wrapped, Missing: r.Missing, Destroyed: !r.Missing && r.Wrapped == nil}
 		if r.Owner != nil {
 			found.Key.Owner = *r.Owner

@@ -117,12 +117,30 @@ func TestAdmissionReadsTheConversation(t *testing.T) {
 	got, err = asked.Admit(t.Context(), admission)
 	wantEqual(t, "a destroyed data key", got.Key, &projections.WrappedKey{ID: c.key(), Owner: string(c.stream()), Destroyed: true}, err)
 
+	got, err = asked.Admit(t.Context(), projections.Admission{PublicID: "k1", AgentID: "agt_1", Mac: "m1", Command: "new", Key: "dk_other"})
+	wantEqual(t, "a key of its own comes before one that lies ready", got.Key.ID, c.key(), err)
+
 	db.apply(t,
 		story.add(commit(agent.Aggregate, "agt_1", 1, "configure", noon, agent.Configured{Version: 2, Changes: agent.Changes{HistoryLimit: pointer(0)}})),
 		story.add(commit(apikey.Aggregate, "k1", 1, "revoke", noon.Add(time.Hour), apikey.Revoked{})))
 	got, err = asked.Admit(t.Context(), admission)
 	if err != nil || got.History != nil || got.Caller.RevokedAt == nil || got.Agent.Version != 2 {
 		t.Errorf("after the changes: %+v, %v", got, err)
+	}
+}
+
+func TestANewConversationGetsTheKeyThatLiesReadyForItAndNoOther(t *testing.T) {
+	db := newDatabase(t)
+	db.apply(t, tenant().records...)
+	asked := projections.NewChat(db.pool)
+	stream := string(projections.ConversationStream("agt_1", "m"))
+	execute(t, db.pool, `INSERT INTO data_keys (id, owner, wrapped) VALUES ('dk_ready', $1, '\x01'), ('dk_strange', 'conversation-agt_2.m', '\x02')`, stream)
+	execute(t, db.pool, `INSERT INTO data_keys (id, owner, wrapped, destroyed_at) VALUES ('dk_gone', $1, NULL, now())`, stream)
+	for key, want := range map[string]*projections.WrappedKey{
+		"dk_ready": {ID: "dk_ready", Owner: stream, Wrapped: []byte{1}}, "dk_strange": nil, "dk_gone": nil, "dk_lost": nil, "": nil,
+	} {
+		got, err := asked.Admit(t.Context(), projections.Admission{PublicID: "k1", Slug: "ventas", Mac: "m", Command: "new", Key: key})
+		wantEqual(t, key, got.Key, want, err)
 	}
 }
 

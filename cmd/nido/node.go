@@ -71,6 +71,7 @@ type node struct {
 	keys          *commands.Keys
 	conversations *commands.Conversations
 	chat          *commands.Chat
+	blanks        *commands.Blanks
 	sweeper       *commands.Sweeper
 	eraser        *commands.Eraser
 	watch         *commands.Watch
@@ -231,6 +232,7 @@ func (n *node) wireCommands() (err error) {
 		Boot: n.boot, TotalTimeout: n.settings.TurnTimeout, Texts: n.texts, Observer: n.metrics, Logger: n.log,
 		Line: commands.NewLine(commands.LineConfig{Places: n.waiters, OpenTurns: projections.NewConversations(n.pool), Waited: n.metrics.MessageWaited, Logger: n.log}),
 	}, store, n.keyring, n.models)
+	n.blanks = commands.NewBlanks(n.keyring, time.Now, n.log)
 	n.sweeper = commands.NewSweeper(commands.SweeperConfig{ClaimStale: n.settings.ClaimTimeout, Texts: n.texts, Keyring: n.keyring, Observer: n.metrics, Logger: n.log}, store, lifeSigns{n.boots},
 		leftovers{projections.NewConversations(n.pool), projections.NewHosts(n.pool)}, n.agents)
 	n.watch = commands.NewWatch(store, dayCounts{projections.NewAccounts(n.pool)}, time.Now, n.log)
@@ -255,7 +257,7 @@ func (n *node) wireAPI() (err error) {
 		Open: func() bool { return n.has(roleAPI) && n.health.serving.Load() },
 
 		AccountCommands: n.accounts, AgentCommands: n.agents, KeyCommands: n.keys,
-		ConversationCommands: n.conversations, Turns: n.chat,
+		ConversationCommands: n.conversations, Turns: n.chat, Blanks: n.blanks,
 
 		Callers: projections.NewKeys(n.pool), Accounts: projections.NewAccounts(n.pool), Agents: projections.NewAgents(n.pool),
 		Keys: projections.NewKeys(n.pool), Chats: projections.NewChat(n.pool), Conversations: projections.NewConversations(n.pool),

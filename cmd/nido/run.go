@@ -53,6 +53,7 @@ func (n *node) run(ctx context.Context, listener, operators net.Listener, first 
 
 	err = n.serve(ctx, background, parts, listener, first)
 	n.chat.Close()
+	n.blanks.Close()
 	flush, giveUp := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer giveUp()
 	if lost := n.queue.Close(flush); lost != nil {

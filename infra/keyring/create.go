@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -31,6 +32,29 @@ func (k *Keyring) Create(ctx context.Context, owner string) (commands.DataKey, e
 		return nil, fmt.Errorf("create a data key: %w", err)
 	}
 	return key, nil
+}
+
+// CreateAll makes a data key for each owner, all with one write, and returns their ids once they are durable.
+func (k *Keyring) CreateAll(ctx context.Context, owners ...string) (ids []string, err error) {
+	for group := range slices.Chunk(owners, maxGroup) {
+		rows := make([]pending, len(group))
+		for i, owner := range group {
+			_, row, err := k.make(owner)
+			if err != nil {
+				return nil, err
+			}
+			rows[i].newRow = row
+			ids = append(ids, row.id)
+		}
+		made, err := k.writer.insert(ctx, rows)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("create data keys: %w", err)
+		case len(made) < len(group):
+			return nil, fmt.Errorf("create data keys: %w", ErrDestroyed)
+		}
+	}
+	return ids, nil
 }
 
 // ForOwner gives the one key that an owner has for everything of its own, and makes it at the first use. Nodes that do

@@ -56,6 +56,35 @@ func TestCreate(t *testing.T) {
 		}
 	})
 
+	t.Run("keys that are made ahead are made by one transaction, in order", func(t *testing.T) {
+		before := one[int](t, here.pool, `SELECT count(*) FROM data_keys`)
+		owners := make([]string, 20)
+		for i := range owners {
+			owners[i] = fmt.Sprintf("conversation-ahead-%d", i)
+		}
+		ids, err := here.CreateAll(t.Context(), owners...)
+		if err != nil || len(ids) != len(owners) {
+			t.Fatal(ids, err)
+		}
+		for i, id := range ids {
+			if owner := one[string](t, here.pool, `SELECT owner FROM data_keys WHERE id = $1`, id); owner != owners[i] {
+				t.Errorf("key %d is that of %s", i, owner)
+			}
+		}
+		if made := one[int](t, here.pool, `SELECT count(*) FROM data_keys`) - before; made != len(owners) {
+			t.Errorf("%d keys", made)
+		}
+		if n := one[int](t, here.pool, `SELECT count(DISTINCT xmin::text) FROM data_keys WHERE owner LIKE 'conversation-ahead-%'`); n != 1 {
+			t.Errorf("%d transactions", n)
+		}
+		if err := here.Destroy(t.Context(), "conversation-ahead-3"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := here.CreateAll(t.Context(), "conversation-ahead-2", "conversation-ahead-3"); !errors.Is(err, keyring.ErrDestroyed) {
+			t.Errorf("for an owner whose keys were destroyed: %v", err)
+		}
+	})
+
 	t.Run("an owner that Postgres cannot keep is refused before it spoils a group", func(t *testing.T) {
 		for _, owner := range []string{"", "a\x00b", "a\xff"} {
 			if _, err := here.Create(t.Context(), owner); err == nil {

@@ -25,7 +25,7 @@ func NewTurnTexts(pool *pgxpool.Pool) *TurnTexts { return &TurnTexts{pool} }
 func (s *TurnTexts) Keep(ctx context.Context, pieces []commands.TurnPiece) error {
 	const query = `
 		INSERT INTO turn_text (turn, "offset", data_key, data)
-		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[])
+		SELECT unnest($1::text[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bytea[])
 		ON CONFLICT (turn, "offset") DO UPDATE SET data_key = excluded.data_key, data = excluded.data`
 	turns, offsets := make([]string, len(pieces)), make([]int64, len(pieces))
 	keys, texts := make([]string, len(pieces)), make([][]byte, len(pieces))
