@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nidohq/nido/commands"
+	"github.com/nidohq/nido/domain"
+	"github.com/nidohq/nido/projections"
 )
 
 const idempotencyHeader = "Idempotency-Key"
@@ -131,6 +133,9 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 	inputs, replay, err := s.beginOnce(try, x, streamed)
 	if replay != nil {
 		x.record.Owner = replay.Owner // its words are those of the first request
+		if err == nil {
+			err = s.mayBeTold(r.Context(), replay)
+		}
 	}
 	switch {
 	case err != nil:
@@ -170,6 +175,24 @@ func (s *Server) once(w http.ResponseWriter, r *http.Request, handler http.Handl
 		return
 	}
 	s.send(w, r, held.status, held.body.Bytes())
+}
+
+// mayBeTold refuses an answer from a conversation that is to be erased: nobody reads it from the moment when that was answered,
+// and not only when it has been carried out.
+func (s *Server) mayBeTold(ctx context.Context, replay *Recorded) error {
+	if replay.Owner == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	_, err := s.config.Erasures.Of(ctx, domain.StreamID(replay.Owner))
+	switch {
+	case err == nil:
+		return ErrErased
+	case errors.Is(err, projections.ErrNotFound):
+		return nil
+	}
+	return err
 }
 
 // settleBehind settles behind the answer, unless there is too much to settle already: then the request stays in flight for as

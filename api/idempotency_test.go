@@ -88,6 +88,24 @@ func TestARequestThatCouldNotBeSettledDoesNotStayInFlight(t *testing.T) {
 	}
 }
 
+func TestAnAnswerIsNotToldAgainOnceItsConversationIsToBeErased(t *testing.T) {
+	w := newWorld(t)
+	chat := request{
+		method: "POST", path: "/api/v2/agent/agt_1/chat", body: `{"query":"a","conversationId":"conv-123"}`,
+		key: w.key(accountScopes), header: map[string]string{"Idempotency-Key": "one"},
+	}
+	for _, replayed := range []string{"", "true"} {
+		if answer := w.do(chat); answer.Code != http.StatusOK || answer.Header().Get("Idempotent-Replayed") != replayed {
+			t.Fatalf("%d %s", answer.Code, answer.Body)
+		}
+	}
+	w.erased = append(w.erased, "conversation-agt_1.mac-of-conv-123") // which nobody has begun to carry out
+	w.refused(w.do(chat), 409, "conversation_erased")
+	if line := w.last(); line.Owner != "conversation-agt_1.mac-of-conv-123" {
+		t.Errorf("%+v", line)
+	}
+}
+
 // A message that had to wait for its limit begins its turn when it comes in: one that began when it was refused would be past its
 // deadline, and be ended by the next sweeper.
 func TestARepetitionBeginsWhenItIsLetIn(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -413,6 +414,11 @@ func (e erasuresOf) Get(_ context.Context, account, id string) (projections.Eras
 }
 
 func (e erasuresOf) Of(_ context.Context, stream domain.StreamID) (projections.Erasure, error) {
+	for _, kept := range e.kept {
+		if kept.answer != nil && kept.answer.Owner == string(stream) && !slices.Contains(e.erased, stream) {
+			return projections.Erasure{}, projections.ErrNotFound
+		}
+	}
 	return projections.Erasure{ID: "era_of_" + string(stream), Stream: stream, Account: "acc_1", RequestedAt: noon}, nil
 }
 
