@@ -89,11 +89,16 @@ func describe(found *openapi3.SchemaError) (english, spanish string) {
 		return "is missing", "falta"
 	case "type", "nullable":
 		return typed(schema)
-	case "minLength", "minItems":
-		if max(schema.MinLength, schema.MinItems) == 1 {
+	case "minLength":
+		if schema.MinLength == 1 {
 			return "must not be empty", "no puede estar vacío"
 		}
 		return both("must have at least %s characters", "debe tener al menos %s caracteres", float64(schema.MinLength))
+	case "minItems":
+		if schema.MinItems == 1 {
+			return "must not be empty", "no puede estar vacío"
+		}
+		return both("must have at least %s items", "debe tener al menos %s elementos", float64(schema.MinItems))
 	case "maxLength":
 		return both("must have at most %s characters", "debe tener como máximo %s caracteres", float64(*schema.MaxLength))
 	case "minimum":
@@ -103,7 +108,10 @@ func describe(found *openapi3.SchemaError) (english, spanish string) {
 	case "maxItems":
 		return both("must have at most %s items", "debe tener como máximo %s elementos", float64(*schema.MaxItems))
 	case "minProperties":
-		return "must name at least one field", "debe nombrar al menos un campo"
+		if schema.MinProps == 1 {
+			return "must name at least one field", "debe nombrar al menos un campo"
+		}
+		return both("must name at least %s fields", "debe nombrar al menos %s campos", float64(schema.MinProps))
 	case "maxProperties":
 		return both("must have at most %s entries", "debe tener como máximo %s entradas", float64(*schema.MaxProps))
 	case "uniqueItems":

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
+
 	"github.com/nidohq/nido/domain"
 	"github.com/nidohq/nido/domain/apikey"
 	"github.com/nidohq/nido/domain/quota"
@@ -222,4 +224,20 @@ func messageOf(t *testing.T, answer *httptest.ResponseRecorder) string {
 		t.Fatalf("%v: %s", err, answer.Body)
 	}
 	return envelope.Error.Message
+}
+
+// The document has no such schema yet; one that comes must not be told of in another one's words.
+func TestLowerBoundsAreToldInTheirOwnWords(t *testing.T) {
+	for field, wanted := range map[string]struct {
+		schema openapi3.Schema
+		words  string
+	}{
+		"minLength":     {openapi3.Schema{MinLength: 2}, "must have at least 2 characters"},
+		"minItems":      {openapi3.Schema{MinItems: 3}, "must have at least 3 items"},
+		"minProperties": {openapi3.Schema{MinProps: 4}, "must name at least 4 fields"},
+	} {
+		if english, _ := describe(&openapi3.SchemaError{SchemaField: field, Schema: &wanted.schema}); english != wanted.words {
+			t.Errorf("%s: %s", field, english)
+		}
+	}
 }
