@@ -99,7 +99,7 @@ func (l *lasting) hold(t *testing.T, ctx context.Context) (live *commands.Live, 
 	}()
 	live = <-l.begun
 	live.Say("uno ")
-	time.Sleep(lasts)
+	time.Sleep(lasts) // of synctest's clock, as everywhere in this file
 	live.Say("dos ")
 	synctest.Wait()
 	if l.running() != 1 {

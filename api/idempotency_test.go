@@ -77,7 +77,7 @@ func TestARequestThatCouldNotBeSettledDoesNotStayInFlight(t *testing.T) {
 				first := w.do(create)
 				w.fail = nil
 				w.refused(w.do(create), 409, "idempotency_in_flight")
-				time.Sleep(settlePatience)
+				time.Sleep(settlePatience) // of synctest's clock
 				synctest.Wait()
 				again := w.do(create)
 				if again.Code != 201 || (fail == nil) != (again.Body.String() == first.Body.String() && again.Header().Get("Idempotent-Replayed") == "true") {
